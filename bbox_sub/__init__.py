@@ -1,0 +1,1 @@
+"""Stage 1: photos and videos -> frames -> detections."""

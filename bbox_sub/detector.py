@@ -1,0 +1,127 @@
+"""The network of stage 1: Faster R-CNN (Ren et al. 2015) on a VoVNetV2 (Lee & Park 2020) with a feature pyramid (Lin et al. 2017).
+
+torchvision's Faster R-CNN, timm's VoVNet. `build_detector` makes it from its config section, `load_detector` from a trained
+model's own folder. Pictures come already resized: uint8 RGB tensors (3, H, W), each of its own size.
+"""
+
+import re
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import create_attn, freeze_batch_norm_2d
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from shared.config import Detector
+from shared.errors import UserError
+from shared.weights import load_weights, read_description, read_state
+
+BOX_POOL = 7  # RoIAlign's output side, torchvision's default for boxes
+
+
+class VoVNetPyramid(nn.Module):
+    """A timm VoVNet's stages at strides 4, 8, 16, 32, each brought to `channels` by a feature pyramid, and stride 64 by pooling."""
+
+    def __init__(self, body: nn.Module, channels: int):
+        super().__init__()
+        self.body = body
+        self.pyramid = FeaturePyramidNetwork([stage["num_chs"] for stage in body.feature_info[1:]], channels, LastLevelMaxPool())
+        self.out_channels = channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.body.stem(images)  # (B, C, H/4 or H/2, ...): stage 1 brings it to H/4
+        levels = {}
+        for level, stage in enumerate(self.body.stages):
+            features = stage(features)
+            levels[str(level)] = features  # (B, C, H/2^(level+2), W/2^(level+2))
+        return self.pyramid(levels)
+
+
+def build_detector(config: Detector, *, load_pretrained: bool, training: dict | None = None) -> FasterRCNN:
+    """The detector of the config; label 0 is background, label k is categories[k - 1].
+
+    `training` gives torchvision's names for what only training needs. Raises UserError for an unknown backbone and for
+    weights that do not fit.
+    """
+    if not re.match(r"(ese_)?vovnet", config.backbone) or not timm.is_model(config.backbone):
+        raise UserError(f"detector.backbone: expected a VoVNet that timm has ({', '.join(timm.list_models('*vovnet*'))}), found {config.backbone!r}.")
+    body = timm.create_model(config.backbone, num_classes=0, global_pool="")
+    body.head = nn.Identity()
+    if config.ese_in_every_block:
+        _add_ese(body)
+    if load_pretrained and config.pretrained:
+        _load_backbone(body, config)
+    if config.freeze_batch_norm:
+        body = freeze_batch_norm_2d(body)
+    mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
+    anchors = AnchorGenerator(tuple((size,) for size in config.anchor_sizes), (tuple(config.anchor_ratios),) * len(config.anchor_sizes))
+    head = TwoMLPHead(config.pyramid_channels * BOX_POOL**2, config.box_head_features)
+    predictor = FastRCNNPredictor(config.box_head_features, len(config.categories) + 1)
+    return FasterRCNN(
+        VoVNetPyramid(body, config.pyramid_channels), rpn_anchor_generator=anchors, box_head=head, box_predictor=predictor,
+        image_mean=list(mean), image_std=list(std), _skip_resize=True, rpn_post_nms_top_n_test=config.proposals,
+        rpn_pre_nms_top_n_test=config.proposals, box_nms_thresh=config.nms_iou, box_detections_per_img=config.detections, **(training or {}))
+
+
+def load_detector(folder: Path, *, least_score: float) -> tuple[FasterRCNN, Detector]:
+    """A trained detector in evaluation mode, which gives boxes of `least_score` or more, and its config section."""
+    config = Detector.model_validate(read_description(folder)["architecture"])
+    model = build_detector(config, load_pretrained=False)
+    load_weights(folder, model)
+    model.roi_heads.score_thresh = least_score
+    return model.eval(), config
+
+
+def from_detectron2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A detectron2 VoVNet's state dict under timm's names; other keys are left out.
+
+    stage3.OSA3_2.layers.4.OSA3_2_4/conv.weight -> stages.1.blocks.1.conv_mid.4.conv.weight
+    """
+    renamed = {}
+    for name, value in state.items():
+        name = name.removeprefix("backbone.").removeprefix("bottom_up.")
+        name = name.replace("/norm.", "/bn.")
+        if match := re.fullmatch(r"stem\.stem_(\d)/(.+)", name):
+            renamed[f"stem.{int(match[1]) - 1}.{match[2]}"] = value
+        elif match := re.fullmatch(r"stage(\d)\.OSA\d_(\d+)\.(?:layers\.(\d+)|(concat))\.[^/]+/(.+)", name):
+            inner = f"conv_mid.{match[3]}" if match[3] else "conv_concat"
+            renamed[f"stages.{int(match[1]) - 2}.blocks.{int(match[2]) - 1}.{inner}.{match[5]}"] = value
+        elif match := re.fullmatch(r"stage(\d)\.OSA\d_(\d+)\.ese\.(fc\..+)", name):
+            renamed[f"stages.{int(match[1]) - 2}.blocks.{int(match[2]) - 1}.attn.{match[3]}"] = value
+    return renamed
+
+
+def _add_ese(body: nn.Module) -> None:
+    """eSE on the blocks that lack it: the detectron2 VoVNets have it in every block, timm's in a stage's last."""
+    for stage in body.stages:
+        for block in stage.blocks:
+            if block.attn is None:
+                block.attn = create_attn("ese", block.conv_concat.conv.out_channels)
+
+
+def _load_backbone(body: nn.Module, config: Detector) -> None:
+    if config.pretrained is True:
+        try:
+            body.load_state_dict(timm.create_model(config.backbone, pretrained=True, num_classes=0).state_dict(), strict=False)
+        except Exception as error:  # timm and the hub raise many kinds, from no network to no such file
+            raise UserError(f"detector.pretrained: timm's weights of {config.backbone} cannot be fetched ({type(error).__name__}: {error}). "
+                            "Fetch the file elsewhere and give its path, or set it to false.") from None
+        return
+    path = Path(config.pretrained)
+    state = read_state(path)
+    if any("/conv." in name for name in state):
+        state = from_detectron2_names(state)
+    state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    wanted = {name for name in body.state_dict() if not name.endswith("num_batches_tracked")}
+    missing, surplus = sorted(wanted - set(state)), sorted(set(state) - set(body.state_dict()))
+    if missing or surplus:
+        raise UserError(f"{path}: not the weights of {config.backbone}: {len(missing)} missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}.")
+    try:
+        body.load_state_dict(state, strict=False)  # only the counters that no inference reads may lack
+    except RuntimeError as error:
+        raise UserError(f"{path}: not the weights of {config.backbone}: {error}") from None

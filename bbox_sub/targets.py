@@ -1,0 +1,107 @@
+"""What the detector learns from: pictures with their boxes and categories, and the batches of a training run."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import v2
+
+from bbox_sub.resize import resize_picture, resized_size
+from shared.boxes import clip_boxes
+from shared.config import Config
+from shared.errors import UserError
+from shared.frames import read_picture
+
+log = logging.getLogger("detector")
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture file and its boxes: boxes_xyxy (N, 4) float32 pixels of the file, labels (N,) int64 from 1; N may be 0."""
+
+    picture: str
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+
+
+def labelled_pictures(pictures: pd.DataFrame, labels: pd.DataFrame, categories: list[str], aliases: dict[str, str]) -> list[LabelledPicture]:
+    """One LabelledPicture per row of `pictures` (media_id, frame_index, picture), in its order.
+
+    One category takes every box, distractors too: the detector finds products, stage 2 tells which. With several, a box's
+    label (or what `aliases` makes of it) must be among them, else UserError names those that are not.
+    """
+    names = labels.label.map(lambda label: aliases.get(label, label))
+    if len(categories) > 1:
+        unknown = sorted(set(names) - set(categories))
+        if unknown:
+            raise UserError(f"detector.categories: the data has labels that it lacks: {unknown}. Add them there or under data.label_aliases.")
+    numbers = names.map({name: k for k, name in enumerate(categories, 1)}) if len(categories) > 1 else pd.Series(1, labels.index)
+    labels = labels.assign(number=numbers.astype("int64"))
+    boxes = {key: group for key, group in labels.groupby(["media_id", "frame_index"], sort=False)}
+    none = labels.iloc[:0]
+    found = [(row.picture, boxes.get((row.media_id, row.frame_index), none)) for row in pictures.itertuples()]
+    return [LabelledPicture(picture, group[["x1", "y1", "x2", "y2"]].to_numpy("float32"), group.number.to_numpy("int64")) for picture, group in found]
+
+
+def fit_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes clipped to the picture, without those that are then under a pixel wide or high; and their labels."""
+    boxes = clip_boxes(boxes_xyxy, width, height)
+    keep = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
+    return boxes[keep], labels[keep]
+
+
+class DetectorBatches(TorchDataset):
+    """Item k is the whole batch of step k: (images, targets) as torchvision's detectors take them.
+
+    A batch depends on the seed and k alone, whatever ran before: that makes an interrupted run go on exactly. Every
+    picture comes once per epoch, in an order drawn for that epoch.
+    """
+
+    def __init__(self, pictures: list[LabelledPicture], config: Config):
+        self._pictures = pictures
+        self._config = config
+        self._train = config.detector_train
+        self._short_sides = [phase.short_sides for phase in self._train.phases for _ in range(phase.iterations)]
+        jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05)
+        self._colour = v2.RandomApply([jitter], p=self._train.colour_jitter)
+
+    def __len__(self) -> int:
+        return len(self._short_sides)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self._pictures) // self._train.batch_size)
+
+    def __getitem__(self, step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+        rng = np.random.default_rng([self._config.seed, 1, step])
+        torch.manual_seed(int(rng.integers(2**31)))  # torchvision's transforms draw from torch
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self._config.seed, 0, epoch]).permutation(len(self._pictures))
+        chosen = np.resize(order, max(len(order), self._train.batch_size))[place * self._train.batch_size:][:self._train.batch_size]
+        short_side = int(rng.choice(self._short_sides[step]))
+        samples = [self._sample(self._pictures[k], short_side, rng) for k in chosen]
+        return [image for image, _ in samples], [target for _, target in samples]
+
+    def _sample(self, labelled: LabelledPicture, short_side: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        image_rgb = read_picture(labelled.picture, self._config.data.max_pixels)
+        height, width = image_rgb.shape[:2]
+        boxes, labels = fit_boxes(labelled.boxes_xyxy, labelled.labels, width, height)
+        size_hw = resized_size(height, width, short_side, self._train.max_side)
+        image = resize_picture(image_rgb, size_hw)  # (3, h, w) uint8
+        boxes = boxes * np.tile(np.float32([size_hw[1] / width, size_hw[0] / height]), 2)
+        if rng.random() < self._train.flip:
+            image = image.flip(-1)
+            boxes = np.stack([size_hw[1] - boxes[:, 2], boxes[:, 1], size_hw[1] - boxes[:, 0], boxes[:, 3]], axis=1)
+        image = self._colour(image).float() / 255
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)  # what shrank under a pixel cannot be learnt
+        return image, {"boxes": torch.from_numpy(boxes[large]).float().reshape(-1, 4), "labels": torch.from_numpy(labels[large])}
+
+
+def count_boxes(pictures: list[LabelledPicture]) -> None:
+    """Logs how many pictures and boxes there are to learn from."""
+    n_boxes = sum(len(picture.labels) for picture in pictures)
+    n_empty = sum(not len(picture.labels) for picture in pictures)
+    log.info("%d pictures, %d boxes, %d pictures without a box", len(pictures), n_boxes, n_empty)

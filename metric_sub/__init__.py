@@ -1,0 +1,1 @@
+"""Stage 2: detections -> crops -> embeddings -> votes -> matches -> result.json."""

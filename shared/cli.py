@@ -1,0 +1,66 @@
+"""What the entry points share: their options, their log, and how they end."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from shared.config import Config, load_config
+from shared.errors import UserError
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "cpu.yaml"
+
+
+def parse_options(description: str, argv: list[str] | None, *extra: tuple[str, str]) -> argparse.Namespace:
+    """The options of every entry (config, data, work, weights, fresh, overrides) plus `extra` (name, help) paths.
+
+    Paths come as `Path`; `weights` defaults to `<work>/weights`; `config` defaults to the one that the weights were trained
+    with, where they have one, else to configs/cpu.yaml.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the data set's folder (default: data)")
+    parser.add_argument("--work", type=Path, default=Path("work"), help="where steps keep their files (default: work)")
+    parser.add_argument("--weights", type=Path, help="the models' folder (default: <work>/weights)")
+    parser.add_argument("--fresh", action="store_true", help="rebuild what is already there")
+    for name, text in extra:
+        parser.add_argument(name, type=Path, help=text)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    options = parser.parse_intermixed_args(argv)
+    options.weights = options.weights or options.work / "weights"
+    if options.config is None:
+        trained_with = options.weights / "config.yaml"
+        options.config = trained_with if trained_with.is_file() else DEFAULT_CONFIG
+    return options
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    return load_config(options.config, options.overrides)
+
+
+def use_threads(n_threads: int) -> int:
+    """Bounds torch's, OpenCV's and FAISS's threads; 0 takes every core this process may use. Gives the number."""
+    n_threads = n_threads or len(os.sched_getaffinity(0))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(n_threads)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(n_threads)
+    if "faiss" in sys.modules:
+        sys.modules["faiss"].omp_set_num_threads(n_threads)
+    return n_threads
+
+
+def run_entry(main: Callable[[], object]) -> None:
+    """Runs an entry's main: logs to stderr, a UserError becomes its message and exit 1, Ctrl-C exit 130."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

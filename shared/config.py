@@ -1,0 +1,282 @@
+"""One YAML tells the whole pipeline. Every key is required and every value lives there: the code holds no second default.
+
+`load_config` reads a file and dotted overrides (`match.keep_quantile=0.3`, `embedders.0.epochs=2`), refuses unknown and
+missing keys by name, and gives frozen pydantic objects.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FrameList(Section):
+    """Frame indices start, start + step, ... up to and including stop, counted in display order from 0."""
+
+    start: Index
+    stop: Index
+    step: Count
+
+    @property
+    def indices(self) -> list[int]:
+        return list(range(self.start, self.stop + 1, self.step))
+
+
+class Data(Section):
+    """Which parts of a data set train and which validate, by the first letters of their folders' names."""
+
+    validation_parts: list[str]
+    holdout: Share  # of the items, kept for validation where no folder has a name from validation_parts
+    label_aliases: dict[str, str]  # another name of a label -> its name
+    max_pixels: Count  # a picture or frame with more is refused
+
+
+class Detector(Section):
+    """The network of stage 1; all that is needed to build it (it is saved in model.json)."""
+
+    backbone: str  # a timm VoVNet
+    ese_in_every_block: bool  # as in the detectron2 VoVNets; timm has it in the last block of a stage
+    pretrained: bool | str  # true: timm's weights by name; a path: a file; false: none
+    freeze_batch_norm: bool
+    categories: Annotated[list[str], Field(min_length=1)]  # one: class-agnostic
+    pyramid_channels: Count
+    box_head_features: Count
+    anchor_sizes: Annotated[list[Positive], Field(min_length=1)]  # px, one per pyramid level, finest first
+    anchor_ratios: Annotated[list[Positive], Field(min_length=1)]  # height / width
+    proposals: Count  # that stay after the proposals' NMS, per picture
+    detections: Count  # at most, per picture
+    nms_iou: Share
+
+    @model_validator(mode="after")
+    def _sizes_fit_levels(self):
+        if len(self.anchor_sizes) != 5:
+            raise ValueError(f"anchor_sizes: expected 5 numbers (pyramid levels p2 to p6), found {len(self.anchor_sizes)}")
+        return self
+
+
+class DetectorPhase(Section):
+    iterations: Count
+    short_sides: Annotated[list[Count], Field(min_length=1)]  # px, one drawn per batch
+    learning_rate: Positive  # at the top of the warm-up
+
+
+class DetectorTrain(Section):
+    parts: Annotated[list[str], Field(min_length=1)]
+    phases: Annotated[list[DetectorPhase], Field(min_length=1)]
+    batch_size: Count
+    max_side: Count  # px
+    optimizer: Literal["sgd", "adamw"]
+    momentum: Share
+    weight_decay: NotNegative
+    warmup_iterations: Index
+    clip_gradient: NotNegative  # the largest norm; 0: no clipping
+    flip: Share
+    colour_jitter: Share
+    ema: Share  # weight of the past in the average of weights; 0: none
+    proposals_sampled: Count  # per picture, for the box head's loss
+    precision: Literal["no", "bf16", "fp16"]
+    workers: Index
+    checkpoint_every: Count  # iterations
+    evaluate_every: Count  # epochs
+    evaluate_pictures: Count  # at most; spread evenly over the validation set
+
+
+class Detect(Section):
+    photo_score: Share  # keep a photo's detections with this score or more
+    video_score: Share
+    photo_short_side: Count  # px
+    video_short_side: Count
+    max_side: Count
+    keep_best_photo_box: bool  # a photo with no box over photo_score keeps its best one
+    batch_size: Count
+
+
+class Embedder(Section):
+    """One model of stage 2."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    backbone: str  # any timm backbone
+    pretrained: bool | str
+    input_size: Count  # px: the side of a square crop; other aspect ratios keep its area
+    seed: int
+    epochs: Count
+    batch_size: Count
+    memory: Index  # remembered embeddings that serve as further ArcFace samples; 0: none
+
+
+class Embed(Section):
+    """What all the embedders share."""
+
+    dimension: Count
+    gem_p: Positive
+    gem_learned: bool
+    crop_margin: NotNegative  # share of the box's sides added on each side
+    aspect_groups: Count  # crops are resized to one of so many heights : widths
+    aspect_limit: Annotated[float, Field(ge=1)]  # groups span 1 : limit to limit : 1
+    flip: bool  # at inference: also the mirrored crop, and the mean of both
+    batch_size: Count
+
+
+class Augment(Section):
+    """Probabilities, and the strengths that go with them, of the augmentation of training crops."""
+
+    box_jitter: Share  # largest shift of each side, in shares of the box
+    flip: Share
+    affine: Share
+    perspective: Share
+    brightness_contrast: Share
+    colour: Share  # saturation and hue
+    channel_shift: Share  # a gain per colour channel, as another lamp or white balance
+    clahe_or_sharpen: Share
+    blur: Share
+    noise: Share
+    jpeg: Share
+    grey: Share
+    cutout: Share
+
+
+class EmbedTrain(Section):
+    parts: Annotated[list[str], Field(min_length=1)]
+    frames: FrameList  # labelled frames with other indices are left out
+    per_product: Count  # crops of one product in a batch, where it has them
+    scales: Annotated[list[Positive], Field(min_length=1)]  # of input_size, in turn from batch to batch
+    optimizer: Literal["adam", "adamw", "sgd"]
+    learning_rate: Positive
+    weight_decay: NotNegative
+    warmup: Share  # of all steps
+    arcface_scale: Positive
+    arcface_margin: NotNegative  # radians
+    label_smoothing: Share
+    ema: Share
+    precision: Literal["no", "bf16", "fp16"]
+    workers: Index
+    checkpoint_every: Count  # steps
+    augment: Augment
+
+
+class Match(Section):
+    keep_quantile: Share  # of an item's votes, the nearest
+    min_share: Share  # of the kept votes that a video must have
+    max_distance: Positive  # between unit vectors: 0 to 2
+
+
+class Score(Section):
+    weights: Annotated[list[NotNegative], Field(min_length=3, max_length=3)]
+    rules: Literal["product", "every-instance"]
+    frame_policy: Literal["nearest", "strict"]
+    min_iou: Share
+
+
+class Config(Section):
+    seed: int
+    threads: Index  # CPU threads; 0: as many as there are cores
+    data: Data
+    frames: FrameList  # of a video, at inference
+    detector: Detector
+    detector_train: DetectorTrain
+    detect: Detect
+    embedders: Annotated[list[Embedder], Field(min_length=1)]
+    embed: Embed
+    embed_train: EmbedTrain
+    match: Match
+    score: Score
+
+    @model_validator(mode="after")
+    def _names_differ(self):
+        names = [embedder.name for embedder in self.embedders]
+        if len(set(names)) < len(names) or "detector" in names:
+            raise ValueError(f"embedders: names must differ from each other and from 'detector', found {names}")
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+    """The config of a YAML file with `section.key=value` overrides applied.
+
+    Raises UserError where the file is missing or not YAML, where a key is unknown (it names the nearest one) or missing,
+    and where a value does not fit.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the config cannot be read ({error}). Give --config a YAML file, such as configs/cpu.yaml.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected a mapping of sections, found {type(tree).__name__}. See configs/cpu.yaml.")
+    tree.pop("anchors", None)  # a place for YAML anchors that sections merge
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {_in_words(problem)}" for problem in error.errors())) from None
+
+
+def dump_config(config: BaseModel) -> str:
+    """The config as YAML that `load_config` reads back to an equal object."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _apply_override(tree: dict, override: str) -> None:
+    """Set one dotted key in the plain tree. Keys must exist there: an override changes, it never adds."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"override {override!r}: expected section.key=value, for example match.keep_quantile=0.3")
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        known = list(node) if isinstance(node, dict) else [str(i) for i in range(len(node))] if isinstance(node, list) else []
+        if key not in known:
+            raise UserError(f"override {override!r}: no key {'.'.join(keys[: depth + 1])!r}{_nearest(key, known)}")
+        key = int(key) if isinstance(node, list) else key
+        if depth == len(keys) - 1:
+            try:
+                node[key] = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise UserError(f"override {override!r}: the value is not valid YAML: {error}") from None
+        node = node[key]
+
+
+def _in_words(problem: dict) -> str:
+    place, kind = problem["loc"], problem["type"]
+    dotted = ".".join(map(str, place))
+    if kind == "extra_forbidden":
+        return f"unknown key {dotted!r}{_nearest(str(place[-1]), _keys_beside(place))}"
+    if kind == "missing":
+        return f"missing key {dotted!r}. Every key is required; copy it from configs/cpu.yaml."
+    return f"{dotted or 'config'}: {problem['msg']}, found {problem['input']!r:.80}"
+
+
+def _keys_beside(place: tuple) -> list[str]:
+    """The keys that the section holding the last name of `place` knows."""
+    section: Any = Config
+    for key in place[:-1]:
+        if isinstance(key, int):
+            continue
+        annotation = section.model_fields[key].annotation
+        while get_args(annotation):  # list[X], Annotated[X, ...]
+            annotation = get_args(annotation)[0]
+        section = annotation
+    return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; expected one of {', '.join(known)}" if known else ""

@@ -1,0 +1,208 @@
+"""Reads a data set's folders: the Watch-and-Buy layout with its annotations, or plain folders without any.
+
+    <root>/                        or <root>/<part>/ for several parts
+        image/<item_id>/<name>.jpg          image_annotation/<item_id>/<name>.json
+        video/<video_id>.mp4                video_annotation/<video_id>.json
+    items.json (of the root or of the folder above it) may tell each item's kind.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import UserError
+
+MEDIA_COLUMNS = ["media_id", "kind", "part", "item_id", "name", "path", "bytes", "mtime_ns"]
+LABEL_COLUMNS = ["media_id", "frame_index", "label", "viewpoint", "display", "instance_id", "product_id", "x1", "y1", "x2", "y2"]
+NO_MEDIA = {".json", ".txt", ".csv", ".md", ".xml", ".db", ".ini", ".html"}
+SINGLE_PART = "."
+
+
+class _Annotation(BaseModel):
+    label: str
+    viewpoint: int = -1
+    display: int = -1
+    instance_id: int
+    box: tuple[float, float, float, float]
+
+
+class _PhotoAnnotation(BaseModel):
+    annotations: list[_Annotation]
+
+
+class _LabelledFrame(BaseModel):
+    frame_index: int
+    annotations: list[_Annotation]
+
+
+class _VideoAnnotation(BaseModel):
+    frames: list[_LabelledFrame]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """media: a row per photo and video (MEDIA_COLUMNS; kind 'photo' or 'video'; for a video item_id is its video_id).
+    labels: a row per labelled box (LABEL_COLUMNS; pixels of the upright picture; product_id '' for a distractor).
+    labelled: a row per annotated photo or frame (media_id, frame_index), also those without boxes.
+    kinds: item_id -> kind, from items.json. problems: (path, what is wrong) of what does not fit."""
+
+    media: pd.DataFrame
+    labels: pd.DataFrame
+    labelled: pd.DataFrame
+    kinds: dict[str, str] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def of_media(self, keep: pd.Series) -> "Dataset":
+        """The part of the data set whose media rows are True in `keep`."""
+        media = self.media[keep.to_numpy()].reset_index(drop=True)
+        labels = self.labels[self.labels.media_id.isin(media.media_id)].reset_index(drop=True)
+        labelled = self.labelled[self.labelled.media_id.isin(media.media_id)].reset_index(drop=True)
+        return Dataset(media, labels, labelled, self.kinds, self.problems)
+
+
+def read_media(root: Path) -> pd.DataFrame:
+    """The photos and videos under `root`, sorted by media_id (the path from `root`). Reads no file, only names.
+
+    Raises UserError where the folder is missing, holds no image/ or video/, or where two videos of one part or two photos
+    of one item share a name up to the extension (ids would clash).
+    """
+    rows = []
+    for part, folder in _parts(root):
+        for path in sorted(_children(folder / "image")):
+            if path.is_dir():
+                rows += [_media_row(root, part, "photo", path.name, file) for file in sorted(_children(path)) if _is_media(file)]
+        for path in sorted(_children(folder / "video")):
+            files = sorted(_children(path)) if path.is_dir() else [path]
+            rows += [_media_row(root, part, "video", file.stem, file) for file in files if _is_media(file)]
+    media = pd.DataFrame(rows, columns=MEDIA_COLUMNS)
+    if media.empty:
+        raise UserError(f"{root}: no photo under image/<item>/ and no video under video/. Put them there, or name another --data.")
+    twins = media[media.duplicated(["kind", "part", "item_id", "name"], keep=False)]
+    if len(twins):
+        raise UserError(f"{root}: {' and '.join(twins.media_id[:2])} have the same name up to the extension; rename one, since result.json knows names without extension.")
+    return media.sort_values("media_id", ignore_index=True)
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Media and their annotations. What does not fit is left out and listed in `problems`; the caller decides.
+
+    Raises UserError as `read_media` does, and for an items.json that is not a list of {item_id, kind}.
+    """
+    media = read_media(root)
+    labels, labelled, problems = [], [], []
+    for row in media.itertuples():
+        path = annotation_path(row.path, row.kind)
+        if not path.is_file():
+            continue
+        try:
+            frames = _read_annotation(path, row.kind)
+        except (OSError, ValueError) as error:
+            problems.append((str(path), _first_line(error)))
+            continue
+        for frame in frames:
+            labelled.append((row.media_id, frame.frame_index))
+            for annotation in frame.annotations:
+                fault = _fault(annotation)
+                if fault:
+                    problems.append((str(path), f"frame {frame.frame_index}: {fault}" if row.kind == "video" else fault))
+                else:
+                    product_id = item_of_instance(annotation.instance_id) if annotation.instance_id > 0 else ""
+                    labels.append((row.media_id, frame.frame_index, annotation.label, annotation.viewpoint, annotation.display,
+                                   annotation.instance_id, product_id, *annotation.box))
+    return Dataset(media, pd.DataFrame(labels, columns=LABEL_COLUMNS).astype(dict.fromkeys(["x1", "y1", "x2", "y2"], "float32")),
+                   pd.DataFrame(labelled, columns=["media_id", "frame_index"]), _read_kinds(root), problems)
+
+
+def split_parts(dataset: Dataset, prefixes: list[str]) -> Dataset:
+    """The parts whose folder name begins with one of the prefixes; a root that is itself one folder belongs to every part."""
+    return dataset.of_media(dataset.media.part.map(lambda part: part == SINGLE_PART or part.startswith(tuple(prefixes))))
+
+
+def train_and_validation(dataset: Dataset, train: list[str], validation: list[str], holdout: float) -> tuple[Dataset, Dataset]:
+    """Two data sets: the parts to train on and those to validate on.
+
+    Where no part is named for validation (one folder holds all), the share `holdout` of the ids serves: the same ones each
+    time, photos and videos of an id together. Raises UserError where a side has no media.
+    """
+    sides = split_parts(dataset, train), split_parts(dataset, validation)
+    if SINGLE_PART in set(dataset.media.part) or not len(sides[1].media):
+        held = sides[0].media.item_id.map(lambda item: (pd.util.hash_array(pd.array([item], dtype=object).to_numpy())[0] % 10_000) < holdout * 10_000)
+        sides = sides[0].of_media(~held.astype(bool)), sides[0].of_media(held.astype(bool))
+    for side, prefixes in zip(sides, (train, validation), strict=True):
+        if not len(side.media):
+            raise UserError(f"no folder begins with any of {prefixes}; found {sorted(set(dataset.media.part))}. Name the parts in the config.")
+    return sides
+
+
+def annotation_path(path: str | Path, kind: str) -> Path:
+    """Where the annotation of a photo or a video stands: image/a/0.jpg -> image_annotation/a/0.json."""
+    path = Path(path)
+    depth = 2 if kind == "photo" else (1 if path.parent.name == "video" else 2)
+    top = path.parents[depth - 1]
+    return top.with_name(f"{top.name}_annotation") / path.relative_to(top).with_suffix(".json")
+
+
+def item_of_instance(instance_id: int) -> str:
+    """The item that an instance id above 0 belongs to: 2ddddd01 -> 0ddddd (Watch and Buy)."""
+    return "0" + str(instance_id)[1:6]
+
+
+def _parts(root: Path) -> list[tuple[str, Path]]:
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder. --data wants a folder that holds image/<item>/ and video/.")
+    holds = [folder for folder in [root, *sorted(_children(root))] if (folder / "image").is_dir() or (folder / "video").is_dir()]
+    if not holds:
+        raise UserError(f"{root}: expected image/<item>/ and video/ here or one folder below, found {sorted(p.name for p in _children(root))[:5]}.")
+    return [(SINGLE_PART, root)] if holds[0] == root else [(folder.name, folder) for folder in holds]
+
+
+def _children(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def _is_media(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in NO_MEDIA
+
+
+def _media_row(root: Path, part: str, kind: str, item_id: str, path: Path) -> tuple:
+    stat = path.stat()
+    return path.relative_to(root).as_posix(), kind, part, item_id, path.stem, str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _read_annotation(path: Path, kind: str) -> list[_LabelledFrame]:
+    text = path.read_bytes()
+    if kind == "photo":
+        return [_LabelledFrame(frame_index=0, annotations=_PhotoAnnotation.model_validate_json(text).annotations)]
+    return _VideoAnnotation.model_validate_json(text).frames
+
+
+def _fault(annotation: _Annotation) -> str:
+    """What is wrong with an annotation, in words; '' where nothing is."""
+    x1, y1, x2, y2 = annotation.box
+    if not (x1 < x2 and y1 < y2):
+        return f"box {list(annotation.box)}: expected x1 < x2 and y1 < y2"
+    if annotation.instance_id > 0 and not re.fullmatch(r"2\d{7}", str(annotation.instance_id)):
+        return f"instance_id {annotation.instance_id}: expected 0 or less, or 2, five digits of the item, two digits"
+    return ""
+
+
+def _read_kinds(root: Path) -> dict[str, str]:
+    for path in (Path(root) / "items.json", Path(root).resolve().parent / "items.json"):
+        if path.is_file():
+            try:
+                return {entry["item_id"]: entry["kind"] for entry in json.loads(path.read_text(encoding="utf-8"))}
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: expected a list of objects with item_id and kind ({type(error).__name__}: {error})") from None
+    return {}
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}, found {problem['input']!r:.60}"
+    return f"{type(error).__name__}: {error}"

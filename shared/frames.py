@@ -1,0 +1,83 @@
+"""Labelled frames as pictures: each annotated frame of a training video, decoded once for both stages."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from shared.dataset import Dataset
+from shared.errors import UserError
+from shared.media import MediaError, read_frames, read_photo
+from shared.progress import progress_bar
+from shared.work import Step, chunks, table_fingerprint, write_whole
+
+VIDEOS_PER_PART = 8
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+
+
+def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh: bool) -> pd.DataFrame:
+    """A picture file for every labelled photo and frame: a table (media_id, frame_index, picture).
+
+    Photos stand for themselves; frames are written as JPEG under <work>/frames/. Frames that a video does not have are
+    left out and on record in the step's manifest. Raises UserError where annotations do not fit or nothing is labelled.
+    """
+    refuse_problems(dataset)
+    media = dataset.media[dataset.media.media_id.isin(dataset.labelled.media_id)]
+    videos = media[media.kind == "video"].reset_index(drop=True)
+    step = Step(work / "frames", {"videos": table_fingerprint(videos), "labelled": table_fingerprint(dataset.labelled), "max_pixels": max_pixels}, fresh)
+    empty = pd.DataFrame({"media_id": pd.Series(dtype="str"), "frame_index": pd.Series(dtype="int64"), "picture": pd.Series(dtype="str")})
+    if not step.done:
+        parts = chunks(len(videos), VIDEOS_PER_PART)
+        wanted = dataset.labelled.groupby("media_id").frame_index.apply(list)
+        with progress_bar(total=len(parts), title="labelled frames", unit="part") as bar:
+            step.build_parts(len(parts), lambda k: _extract(videos[parts[k]], wanted, step.folder, max_pixels, bar))
+        step.finish(len(parts), ["table"], {"table": empty})
+    frames = step.table("table")
+    frames["picture"] = [str(step.folder / picture) for picture in frames.picture]
+    photos = media[media.kind == "photo"]
+    photos = pd.DataFrame({"media_id": photos.media_id, "frame_index": 0, "picture": photos.path})
+    pictures = pd.concat([photos, frames], ignore_index=True).sort_values(["media_id", "frame_index"], ignore_index=True)
+    if pictures.empty:
+        raise UserError("no annotated photo or frame to train on: expected image_annotation/ and video_annotation/ beside image/ and video/.")
+    return pictures
+
+
+def refuse_problems(dataset: Dataset) -> None:
+    """Raises UserError that lists the first twenty annotations that do not fit."""
+    if dataset.problems:
+        lines = [f"  {path}: {problem}" for path, problem in dataset.problems[:20]]
+        raise UserError("\n".join([f"{len(dataset.problems)} annotations do not fit; mend or remove them (`bash run.sh check` lists all):", *lines]))
+
+
+def read_picture(path: str, max_pixels: int) -> np.ndarray:
+    """A training picture as image_rgb. Raises UserError, since training does not go on without its pictures."""
+    try:
+        return read_photo(path, max_pixels)
+    except MediaError as error:
+        raise UserError(f"{path}: {error}. Remove it or mend it; `bash run.sh check` lists all such files.") from None
+
+
+def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: int, bar) -> tuple[dict, list[dict]]:
+    rows, skipped = [], []
+    for video in videos.itertuples():
+        place = Path("pictures") / Path(video.media_id).with_suffix("")
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        missing = set(wanted[video.media_id])
+        try:
+            for index, image_rgb in read_frames(video.path, wanted[video.media_id], max_pixels):
+                picture = place / f"{index}.jpg"
+                write_whole(folder / picture, lambda beside, image=image_rgb: beside.write_bytes(_jpeg(image)))
+                rows.append((video.media_id, index, str(picture)))
+                missing.discard(index)
+        except MediaError as error:
+            skipped.append({"media_id": video.media_id, "reason": str(error)})
+            continue
+        if missing:
+            skipped.append({"media_id": video.media_id, "reason": f"the video has no frames {sorted(missing)}"})
+    bar.update()
+    return {"table": pd.DataFrame(rows, columns=["media_id", "frame_index", "picture"])}, skipped
+
+
+def _jpeg(image_rgb: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), JPEG)[1].tobytes()

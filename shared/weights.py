@@ -1,0 +1,73 @@
+"""A trained model's folder: weights.safetensors and model.json, which together rebuild it without the YAML."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from shared.errors import UserError
+from shared.work import write_json, write_whole
+
+
+def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> None:
+    """Writes the model's state and its description (architecture, preprocessing, metrics), the weights' sha256 added.
+
+    model.json is written last: a folder that has it is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_whole(folder / "weights.safetensors", lambda beside: save_file(state, beside))
+    write_json(folder / "model.json", {**description, "sha256": _sha256(folder / "weights.safetensors")})
+
+
+def read_description(folder: Path) -> dict:
+    """model.json of a trained model. Raises UserError where there is none."""
+    path = folder / "model.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no trained model here (no model.json). Run `bash run.sh train` first, or name the folder with --weights.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}). Train again or restore the file.") from None
+
+
+def load_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Fills the model strictly: every weight of the file, every weight of the model, the hash of model.json.
+
+    Raises UserError where one does not fit.
+    """
+    path = folder / "weights.safetensors"
+    expected = read_description(folder).get("sha256")
+    if not path.is_file() or _sha256(path) != expected:
+        raise UserError(f"{path}: expected the file with sha256 {expected} that model.json names, found another or none. Train again or restore it.")
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit the architecture in model.json: {error}") from None
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from a file that someone else made: .safetensors, or .pt / .pth read without running pickled code.
+
+    Looks into `model` or `state_dict` where the file nests it. Raises UserError where it is missing or holds no tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file. Put it there, or set `pretrained` to false.")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; each means the file is not a plain state dict
+        raise UserError(f"{path}: not a plain file of weights ({type(error).__name__}: {error}).") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: expected a mapping of names to tensors, found {type(state).__name__}.")
+    return state
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

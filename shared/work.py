@@ -1,0 +1,191 @@
+"""Work folders: one folder per step, built part by part, finished by a manifest that is written last.
+
+A step's fingerprint is a hash of all that it depends on. Equal fingerprint and a manifest: the step is reused. Equal
+fingerprint and no manifest: it goes on at the first missing part. Another fingerprint: it is rebuilt. Every file is
+written beside its place, flushed, and renamed, so that a file with its final name is whole.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shared.errors import UserError
+
+log = logging.getLogger("work")
+
+SCHEMA_VERSION = 1
+
+
+def fingerprint(depends: object) -> str:
+    """The SHA-256 of a JSON-able value (mappings in sorted order)."""
+    return hashlib.sha256(json.dumps(depends, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def table_fingerprint(table: pd.DataFrame) -> str:
+    """The SHA-256 of a table's column names and values, in its order."""
+    return hashlib.sha256(table.to_json(orient="split", index=False, double_precision=15, force_ascii=False).encode()).hexdigest()
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` with a name beside `path`, flushes that file to the disk and renames it to `path`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_whole(path, lambda beside: beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+
+
+class Step:
+    """One folder of the work folder.
+
+    `done` tells whether it stands already; else call `build_parts` for each part's table in turn and `finish`.
+    `table()` reads what a finished step holds.
+    """
+
+    def __init__(self, folder: Path, depends: dict, fresh: bool = False):
+        self.folder = folder
+        self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **depends})
+        self._depends = depends
+        self._started = time.monotonic()
+        self._manifest_path = folder / "manifest.json"
+        begun_path = folder / "begun.json"
+        if fresh or _fingerprint_of(begun_path) != self.fingerprint:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not begun_path.exists():
+            write_json(begun_path, {"fingerprint": self.fingerprint})
+        self.done = _fingerprint_of(self._manifest_path) == self.fingerprint
+        if self.done:
+            log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
+
+    @property
+    def manifest(self) -> dict:
+        return json.loads(self._manifest_path.read_text(encoding="utf-8"))
+
+    def build_parts(self, n_parts: int, build: Callable[[int], tuple[dict[str, pd.DataFrame | np.ndarray], list[dict]]]) -> None:
+        """Builds the parts that are missing. `build(k)` gives part k: {name: table or array} and a list of what was skipped.
+
+        A DataFrame becomes parts/<k>.<name>.parquet, an array parts/<k>.<name>.npy.
+        """
+        parts = self.folder / "parts"
+        parts.mkdir(exist_ok=True)
+        kept = sum(self._part_path(k, "skipped", ".json").exists() for k in range(n_parts))
+        if kept:
+            log.info("%s: goes on, %d of %d parts are there", self.folder, kept, n_parts)
+        for k in range(n_parts):
+            if self._part_path(k, "skipped", ".json").exists():
+                continue
+            tables, skipped = build(k)
+            for name, table in tables.items():
+                _write_table(self._part_path(k, name, _suffix(table)), table)
+            write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
+
+    def finish(self, n_parts: int, names: list[str], empty: dict[str, pd.DataFrame | np.ndarray], facts: dict | None = None) -> None:
+        """Joins the parts of every name into <name>.parquet or <name>.npy, writes the manifest, drops the parts.
+
+        `empty` gives each name's table without rows, for a step without parts.
+        """
+        skipped = []
+        for name in names:
+            suffix = _suffix(empty[name])
+            tables = [_read_table(self._part_path(k, name, suffix)) for k in range(n_parts)]
+            tables = [table for table in tables if len(table)] or [empty[name]]
+            joined = np.concatenate(tables) if suffix == ".npy" else pd.concat(tables, ignore_index=True)
+            _write_table(self.folder / f"{name}{suffix}", joined)
+            rows = len(joined)
+        for k in range(n_parts):
+            skipped += json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8"))
+        self._write_manifest(rows, skipped, facts)
+        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+
+    def write(self, tables: dict[str, pd.DataFrame], skipped: list[dict] = (), facts: dict | None = None) -> None:
+        """Writes a step that is made in one go; the row count is that of the first table."""
+        for name, table in tables.items():
+            _write_table(self.folder / f"{name}.parquet", table)
+        self._write_manifest(len(next(iter(tables.values()))), list(skipped), facts)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+    def vectors(self) -> np.ndarray:
+        """(N, D) float32, memory-mapped, where it has rows."""
+        return _read_table(self.folder / "vectors.npy")
+
+    def _part_path(self, k: int, name: str, suffix: str) -> Path:
+        return self.folder / "parts" / f"{k:05d}.{name}{suffix}"
+
+    def _write_manifest(self, rows: int, skipped: list[dict], facts: dict | None) -> None:
+        write_json(self._manifest_path, {
+            "schema": SCHEMA_VERSION, "fingerprint": self.fingerprint, "rows": rows, "skipped": skipped,
+            "seconds": round(time.monotonic() - self._started, 2), "depends": self._depends, **(facts or {})})
+        if skipped:
+            log.warning("%s: %d skipped, for example %s (%s); all are in %s", self.folder, len(skipped), skipped[0]["media_id"],
+                        skipped[0]["reason"], self._manifest_path)
+
+
+@contextlib.contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """Holds the work folder for this process; the system frees the lock when the process ends, however it ends.
+
+    Raises UserError where another process holds it or the folder cannot be written.
+    """
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        file = open(work / ".lock", "w")  # noqa: SIM115 (held open on purpose)
+    except OSError as error:
+        raise UserError(f"{work}: the work folder cannot be written ({error.strerror}). Name another with --work.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{work}: another run is using this work folder. Wait for it, or name another with --work.") from None
+        yield
+
+
+def chunks(n_rows: int, size: int) -> list[slice]:
+    """Slices of at most `size` rows that cover n_rows, in order."""
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+
+
+def _fingerprint_of(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _suffix(table: pd.DataFrame | np.ndarray) -> str:
+    return ".parquet" if isinstance(table, pd.DataFrame) else ".npy"
+
+
+def _write_table(path: Path, table: pd.DataFrame | np.ndarray) -> None:
+    if isinstance(table, pd.DataFrame):
+        write_whole(path, lambda beside: table.to_parquet(beside, index=False))
+    else:
+        write_whole(path, lambda beside: _save_array(beside, table))
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:  # np.save would add .npy to the name
+        np.save(file, array)
+
+
+def _read_table(path: Path) -> pd.DataFrame | np.ndarray:
+    return pd.read_parquet(path) if path.suffix == ".parquet" else np.load(path, mmap_mode="r")
