@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from shared.config import Detector
 from shared.errors import UserError
-from shared.weights import load_weights, read_description, read_state
+from shared.weights import fill_backbone, load_weights, read_description
 
 BOX_POOL = 7  # RoIAlign's output side, torchvision's default for boxes
 
@@ -42,6 +43,13 @@ class VoVNetPyramid(nn.Module):
         return self.pyramid(levels)
 
 
+class NormaliseAndPad(GeneralizedRCNNTransform):
+    """torchvision's way into the detector without its resizing: pictures come at the size that the network is to see."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        return image, target
+
+
 def build_detector(config: Detector, *, load_pretrained: bool, training: dict | None = None) -> FasterRCNN:
     """The detector of the config; label 0 is background, label k is categories[k - 1].
 
@@ -54,18 +62,20 @@ def build_detector(config: Detector, *, load_pretrained: bool, training: dict | 
     body.head = nn.Identity()
     if config.ese_in_every_block:
         _add_ese(body)
-    if load_pretrained and config.pretrained:
-        _load_backbone(body, config)
+    if load_pretrained:
+        fill_backbone(body, config.backbone, config.pretrained, "detector.pretrained", from_detectron2_names)
     if config.freeze_batch_norm:
         body = freeze_batch_norm_2d(body)
     mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
     anchors = AnchorGenerator(tuple((size,) for size in config.anchor_sizes), (tuple(config.anchor_ratios),) * len(config.anchor_sizes))
     head = TwoMLPHead(config.pyramid_channels * BOX_POOL**2, config.box_head_features)
     predictor = FastRCNNPredictor(config.box_head_features, len(config.categories) + 1)
-    return FasterRCNN(
+    model = FasterRCNN(
         VoVNetPyramid(body, config.pyramid_channels), rpn_anchor_generator=anchors, box_head=head, box_predictor=predictor,
-        image_mean=list(mean), image_std=list(std), _skip_resize=True, rpn_post_nms_top_n_test=config.proposals,
+        rpn_post_nms_top_n_test=config.proposals,
         rpn_pre_nms_top_n_test=config.proposals, box_nms_thresh=config.nms_iou, box_detections_per_img=config.detections, **(training or {}))
+    model.transform = NormaliseAndPad(min_size=0, max_size=0, image_mean=list(mean), image_std=list(std))
+    return model
 
 
 def load_detector(folder: Path, *, least_score: float) -> tuple[FasterRCNN, Detector]:
@@ -78,10 +88,12 @@ def load_detector(folder: Path, *, least_score: float) -> tuple[FasterRCNN, Dete
 
 
 def from_detectron2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A detectron2 VoVNet's state dict under timm's names; other keys are left out.
+    """A detectron2 VoVNet's state dict under timm's names; any other state dict as it is.
 
     stage3.OSA3_2.layers.4.OSA3_2_4/conv.weight -> stages.1.blocks.1.conv_mid.4.conv.weight
     """
+    if not any("/conv." in name for name in state):
+        return state
     renamed = {}
     for name, value in state.items():
         name = name.removeprefix("backbone.").removeprefix("bottom_up.")
@@ -93,6 +105,8 @@ def from_detectron2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[f"stages.{int(match[1]) - 2}.blocks.{int(match[2]) - 1}.{inner}.{match[5]}"] = value
         elif match := re.fullmatch(r"stage(\d)\.OSA\d_(\d+)\.ese\.(fc\..+)", name):
             renamed[f"stages.{int(match[1]) - 2}.blocks.{int(match[2]) - 1}.attn.{match[3]}"] = value
+        else:
+            renamed[name] = value
     return renamed
 
 
@@ -102,26 +116,3 @@ def _add_ese(body: nn.Module) -> None:
         for block in stage.blocks:
             if block.attn is None:
                 block.attn = create_attn("ese", block.conv_concat.conv.out_channels)
-
-
-def _load_backbone(body: nn.Module, config: Detector) -> None:
-    if config.pretrained is True:
-        try:
-            body.load_state_dict(timm.create_model(config.backbone, pretrained=True, num_classes=0).state_dict(), strict=False)
-        except Exception as error:  # timm and the hub raise many kinds, from no network to no such file
-            raise UserError(f"detector.pretrained: timm's weights of {config.backbone} cannot be fetched ({type(error).__name__}: {error}). "
-                            "Fetch the file elsewhere and give its path, or set it to false.") from None
-        return
-    path = Path(config.pretrained)
-    state = read_state(path)
-    if any("/conv." in name for name in state):
-        state = from_detectron2_names(state)
-    state = {name: value for name, value in state.items() if not name.startswith("head.")}
-    wanted = {name for name in body.state_dict() if not name.endswith("num_batches_tracked")}
-    missing, surplus = sorted(wanted - set(state)), sorted(set(state) - set(body.state_dict()))
-    if missing or surplus:
-        raise UserError(f"{path}: not the weights of {config.backbone}: {len(missing)} missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}.")
-    try:
-        body.load_state_dict(state, strict=False)  # only the counters that no inference reads may lack
-    except RuntimeError as error:
-        raise UserError(f"{path}: not the weights of {config.backbone}: {error}") from None

@@ -17,10 +17,11 @@ from bbox_sub.evaluate import evaluate_detector
 from bbox_sub.targets import DetectorBatches, count_boxes, labelled_pictures
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, dump_config
-from shared.dataset import read_dataset, train_and_validation
+from shared.errors import UserError
+from shared.dataset import read_dataset, split_parts, train_and_validation
 from shared.frames import extract_labelled_frames
 from shared.progress import progress_bar
-from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, save_config, warmup_cosine
+from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, save_config, warmup_cosine
 from shared.weights import save_weights
 from shared.work import locked, table_fingerprint
 
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
         if finished(folder, depends) and not options.fresh:
             log.info("%s: reused, it was trained with this config on this data", folder)
             return
-        pictures = extract_labelled_frames(dataset, options.work, config.data.max_pixels, options.fresh)
+        used = split_parts(dataset, config.training_parts)
+        pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
         sides = [labelled_pictures(pictures[pictures.media_id.isin(part.media.media_id)], part.labels, config.detector.categories, config.data.label_aliases)
                  for part in parts]
         save_config(options.weights, dump_config(config))
@@ -57,6 +59,7 @@ def train_detector(config: Config, train_pictures: list, validation_pictures: li
     model = build_detector(config.detector, load_pretrained=True, training={
         "rpn_pre_nms_top_n_train": 2 * config.detector.proposals, "rpn_post_nms_top_n_train": config.detector.proposals,
         "box_batch_size_per_image": settings.proposals_sampled})
+    model = model.to(memory_format=torch.channels_last)
     batches = DetectorBatches(train_pictures, config)
     rates = [phase.learning_rate * warmup_cosine(step, phase.iterations, min(settings.warmup_iterations, phase.iterations - 1))
              for phase in settings.phases for step in range(phase.iterations)]
@@ -89,10 +92,10 @@ def train_detector(config: Config, train_pictures: list, validation_pictures: li
                 average.update_parameters(accelerator.unwrap_model(model))
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: lower detector_train.phases' learning_rate")
+                raise UserError(f"detector_train.phases: the loss became {losses[-1]} at step {step}. Lower the learning_rate, or raise warmup_iterations.")
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
-            record.note(step, loss=losses[-1], rate=rates[step])
+            record.note(step, loss=losses[-1], rate=rates[step], **{name: part.item() for name, part in parts.items()})
             last = step + 1 == len(batches)
             if (step + 1) % evaluate_every == 0 or last:
                 judged = average.module if average else accelerator.unwrap_model(model)

@@ -195,6 +195,11 @@ class Config(Section):
     match: Match
     score: Score
 
+    @property
+    def training_parts(self) -> list[str]:
+        """All parts that either stage trains or validates on: both ask for the same labelled frames, cut out once."""
+        return [*self.detector_train.parts, *self.embed_train.parts, *self.data.validation_parts]
+
     @model_validator(mode="after")
     def _names_differ(self):
         names = [embedder.name for embedder in self.embedders]

@@ -58,6 +58,12 @@ def read_picture(path: str, max_pixels: int) -> np.ndarray:
         raise UserError(f"{path}: {error}. Remove it or mend it; `bash run.sh check` lists all such files.") from None
 
 
+def write_jpeg(path: Path, image_rgb: np.ndarray) -> None:
+    """A picture as JPEG of quality 95 without colour subsampling: near to the pixels that it was made of."""
+    data = cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), JPEG)[1].tobytes()
+    write_whole(path, lambda beside: beside.write_bytes(data))
+
+
 def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: int, bar) -> tuple[dict, list[dict]]:
     rows, skipped = [], []
     for video in videos.itertuples():
@@ -67,7 +73,7 @@ def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: 
         try:
             for index, image_rgb in read_frames(video.path, wanted[video.media_id], max_pixels):
                 picture = place / f"{index}.jpg"
-                write_whole(folder / picture, lambda beside, image=image_rgb: beside.write_bytes(_jpeg(image)))
+                write_jpeg(folder / picture, image_rgb)
                 rows.append((video.media_id, index, str(picture)))
                 missing.discard(index)
         except MediaError as error:
@@ -77,7 +83,3 @@ def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: 
             skipped.append({"media_id": video.media_id, "reason": f"the video has no frames {sorted(missing)}"})
     bar.update()
     return {"table": pd.DataFrame(rows, columns=["media_id", "frame_index", "picture"])}, skipped
-
-
-def _jpeg(image_rgb: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), JPEG)[1].tobytes()

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shared.errors import UserError
 from shared.weights import read_description
-from shared.work import fingerprint, write_whole
+from shared.work import fingerprint, write_json, write_whole
 
 log = logging.getLogger("train")
 
@@ -124,6 +124,11 @@ class Record:
             axes.grid(alpha=0.3)
         write_whole(self._path.with_name("curves.png"), lambda beside: figure.savefig(beside, dpi=110, format="png"))
         self._writer.close()
+
+
+def mark_finished(folder: Path, depends: dict) -> None:
+    """Writes into model.json what the run depended on: with it the model counts as finished."""
+    write_json(folder / "model.json", {**read_description(folder), "fingerprint": fingerprint(depends)})
 
 
 def finished(folder: Path, depends: dict) -> bool:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -66,6 +68,37 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: expected a mapping of names to tensors, found {type(state).__name__}.")
     return state
+
+
+def fill_backbone(body: torch.nn.Module, name: str, pretrained: bool | str, key: str,
+                  rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict) -> None:
+    """Fills a headless timm model `name` as the config's `key` says: False nothing, True timm's own weights, a path a file.
+
+    `rename` brings a file's names to timm's. A classifier's weights in the file are left out; all else must fit, or UserError.
+    """
+    if pretrained is False:
+        return
+    if pretrained is True:
+        source = f"timm's weights of {name}"
+        try:
+            state = timm.create_model(name, pretrained=True).state_dict()
+        except Exception as error:  # from no network to no such file, the hub raises many kinds
+            raise UserError(f"{key}: {source} cannot be fetched ({type(error).__name__}: {error}). Fetch the file on a machine "
+                            f"with a network and give {key} its path, or set it to false.") from None
+        state = rename(state)
+    else:
+        source = f"{key}: {pretrained}"
+        state = rename(read_state(Path(pretrained)))
+    own = body.state_dict()
+    head = tuple(f"{part}." for part in ("head", "classifier", "fc"))
+    surplus = sorted(key for key in set(state) - set(own) if not key.startswith(head))
+    missing = sorted(key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
+    if missing or surplus:
+        raise UserError(f"{source}: not the weights of {name}: {len(missing)} missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}.")
+    try:
+        body.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{source}: not the weights of {name}: {error}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -140,6 +140,14 @@ class Step:
                         skipped[0]["reason"], self._manifest_path)
 
 
+def read_step(folder: Path) -> Step:
+    """A finished step that an earlier stage left. Raises UserError where it is missing or not finished."""
+    manifest = folder / "manifest.json"
+    if _fingerprint_of(manifest) is None:
+        raise UserError(f"{folder}: not finished (no manifest.json). Run stage 1 on this work folder first: `bash run.sh infer` runs both.")
+    return Step(folder, json.loads(manifest.read_text(encoding="utf-8"))["depends"])
+
+
 @contextlib.contextmanager
 def locked(work: Path) -> Iterator[None]:
     """Holds the work folder for this process; the system frees the lock when the process ends, however it ends.

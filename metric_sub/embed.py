@@ -1,0 +1,63 @@
+"""Running embedders over crops: batches of one size, several models side by side, one unit vector per crop."""
+
+import numpy as np
+import torch
+
+from metric_sub.crops import crops_of_boxes, to_input
+from metric_sub.embedder import TrainedEmbedder
+
+
+class CropEmbedder:
+    """Collects boxes of pictures, then embeds all their crops with every model.
+
+    The models' unit vectors are concatenated and normalised again (the design's ensemble).
+    """
+
+    def __init__(self, embedders: list[TrainedEmbedder], batch_size: int):
+        self._embedders = embedders
+        self._batch_size = batch_size
+        self.dimension = sum(embedder.net.project.out_features for embedder in embedders)
+        self._crops: list[list[np.ndarray]] = [[] for _ in embedders]
+        self._groups: list[list[int]] = [[] for _ in embedders]
+
+    def add(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> None:
+        """Takes the crops of a picture's boxes (N, 4)."""
+        for k, embedder in enumerate(self._embedders):
+            crops, groups = crops_of_boxes(image_rgb, boxes_xyxy, embedder.crop_rule)
+            self._crops[k] += crops
+            self._groups[k] += groups.tolist()
+
+    def take(self) -> np.ndarray:
+        """(N, dimension) float32 unit vectors of all boxes since the last call, in the order they were added."""
+        vectors = [embed_crops(embedder, crops, np.asarray(groups, np.int64), self._batch_size)
+                   for embedder, crops, groups in zip(self._embedders, self._crops, self._groups, strict=True)]
+        self._crops, self._groups = [[] for _ in self._embedders], [[] for _ in self._embedders]
+        return join_vectors(vectors)
+
+
+@torch.inference_mode()
+def embed_crops(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray], groups: np.ndarray, batch_size: int) -> np.ndarray:
+    """(N, D) float32 unit vectors of crops whose sizes go by `groups` (N,)."""
+    net = embedder.net
+    device = net.mean.device
+    vectors = np.zeros((len(crops_rgb), net.project.out_features), np.float32)
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups == group)
+        for start in range(0, len(places), batch_size):
+            chosen = places[start:start + batch_size]
+            batch = to_input([crops_rgb[k] for k in chosen]).to(device)  # (B, 3, H, W)
+            vector = net(batch)  # (B, D)
+            if embedder.flip:
+                vector = torch.nn.functional.normalize(vector + net(batch.flip(-1)), dim=1)
+            vectors[chosen] = vector.cpu().numpy()
+    return vectors
+
+
+def join_vectors(vectors: list[np.ndarray]) -> np.ndarray:
+    """Each model's (N, D_k) normalised, concatenated, normalised again: (N, sum D_k) float32. A zero vector stays zero."""
+    return _unit(np.concatenate([_unit(vector) for vector in vectors], axis=1)).astype(np.float32)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

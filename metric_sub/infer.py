@@ -1,0 +1,106 @@
+"""Matches items and videos: `python -m metric_sub.infer --config C --data D --work W`.
+
+Reads <work>/media and <work>/detections; writes <work>/embeddings/{photos,videos}, <work>/matches and <work>/result.json.
+What stands already is reused; what was interrupted goes on.
+"""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import torch
+
+from metric_sub.embed import CropEmbedder
+from metric_sub.embedder import load_embedder
+from metric_sub.result import build_result, write_result
+from metric_sub.search import nearest
+from metric_sub.vote import cast_votes, match_items
+from shared.cli import config_of, parse_options, run_entry, use_threads
+from shared.config import Config
+from shared.errors import UserError
+from shared.media import MediaError, read_frames, read_photo
+from shared.progress import progress_bar
+from shared.weights import read_description
+from shared.work import Step, chunks, locked, read_step
+
+log = logging.getLogger("match")
+
+MEDIA_PER_PART = {"photos": 64, "videos": 4}
+BOX = ["x1", "y1", "x2", "y2"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parse_options("Match items and videos (stage 2).", argv)
+    config = config_of(options)
+    use_threads(config.threads)
+    with locked(options.work):
+        media = read_step(options.work / "media").table("table")
+        steps = {kind: embed_detections(config, options, kind, media) for kind in ("photos", "videos")}
+        match_step = Step(options.work / "matches", {**config.match.model_dump(), "photos": steps["photos"].fingerprint, "videos": steps["videos"].fingerprint}, options.fresh)
+        if not match_step.done:
+            matches, votes = match_embeddings(config, steps["photos"], steps["videos"])
+            match_step.write({"table": matches, "votes": votes})
+        matches = match_step.table("table")
+        write_result(build_result(matches), options.work / "result.json")
+        log.info("%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json")
+
+
+def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) -> Step:
+    """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row."""
+    detection_step = read_step(options.work / "detections" / kind)
+    folders = [options.weights / model.name for model in config.embedders]
+    step = Step(options.work / "embeddings" / kind, {"detections": detection_step.fingerprint, "weights": [read_description(folder)["sha256"] for folder in folders],
+                                                     "batch_size": config.embed.batch_size}, options.fresh)
+    if step.done:
+        return step
+    embedders = [load_embedder(folder) for folder in folders]
+    for embedder in embedders:
+        embedder.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    embedder = CropEmbedder(embedders, config.embed.batch_size)
+    detections = detection_step.table("table")
+    paths = media.set_index("media_id").path
+    ids = detections.media_id.unique()
+    groups = dict(tuple(detections.groupby("media_id", sort=False)))
+    parts = chunks(len(ids), MEDIA_PER_PART[kind])
+    with progress_bar(total=len(ids), title=f"embed {kind}", unit=kind[:-1]) as bar:
+
+        def build(k: int) -> tuple[dict, list[dict]]:
+            tables = [groups[media_id] for media_id in ids[parts[k]]]
+            for table in tables:
+                add_crops(embedder, paths[table.media_id.iloc[0]], kind, table, config.data.max_pixels)
+            bar.update(len(tables))
+            return {"table": pd.concat(tables, ignore_index=True), "vectors": embedder.take()}, []
+
+        step.build_parts(len(parts), build)
+    step.finish(len(parts), ["table", "vectors"], {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)})
+    return step
+
+
+def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataFrame, max_pixels: int) -> None:
+    """Gives the embedder the crops of one photo's or video's detections, in the table's order (frames rising).
+
+    Raises UserError where the file no longer gives what the detections were made from.
+    """
+    try:
+        if kind == "photos":
+            embedder.add(read_photo(path, max_pixels), detections[BOX].to_numpy())
+            return
+        boxes = dict(tuple(detections.groupby("frame_index")))
+        for index, image_rgb in read_frames(path, boxes, max_pixels):
+            embedder.add(image_rgb, boxes.pop(index)[BOX].to_numpy())
+    except MediaError as error:
+        raise UserError(f"{path}: could be read by stage 1 and now cannot ({error}). Restore it and run infer again.") from None
+    if boxes:
+        raise UserError(f"{path}: has no frames {sorted(boxes)} any more, which stage 1 read. Restore it and run infer again.")
+
+
+def match_embeddings(config: Config, photos: Step, videos: Step) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The matches and the votes behind them, by the design's rule."""
+    distances, indices = nearest(photos.vectors(), videos.vectors())
+    video_boxes = videos.table("table").rename(columns={"item_id": "video_id"})
+    votes = cast_votes(photos.table("table"), video_boxes, distances[:, 0] if distances.shape[1] else distances.reshape(-1), indices[:, 0] if indices.shape[1] else indices.reshape(-1))
+    return match_items(votes, keep_quantile=config.match.keep_quantile, min_share=config.match.min_share, max_distance=config.match.max_distance)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,102 @@
+"""Exact nearest neighbours by Euclidean distance: FAISS proposes, float64 decides."""
+
+import faiss
+import numpy as np
+
+from shared.errors import UserError
+
+SPARE = 8  # candidates beyond the wanted ones, so that near ties are rarely searched a second time
+WIDEN = 4  # how many times as many candidates each further search asks for
+
+
+def nearest(query: np.ndarray, gallery: np.ndarray, n_neighbours: int = 1,
+            block_rows: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest rows of `gallery` (M, D) for every row of `query` (N, D), both float32, memory-mapped or not.
+
+    Gives distances (N, k) float32, Euclidean, rising, and indices (N, k) int64, with k = min(n_neighbours, M): an empty
+    query gives (0, k), an empty gallery (N, 0).
+
+    Guaranteed whatever the blocks, the threads and the rounding inside FAISS: distances are those of a brute force in
+    float64 (the root of the sum of squared differences) rounded to float32, and among neighbours of equal rounded
+    distance the lower index comes first. FAISS's exact search (that of IndexFlatL2) only proposes k + 8 candidates; a
+    query whose last candidate lies within FAISS's largest possible rounding error of its k-th neighbour is searched
+    again with four times as many. Many equal vectors therefore cost time, not correctness.
+
+    Memory: a few arrays of block_rows x D float64, whatever N and M are.
+    Raises UserError where a vector is not finite, ValueError where shapes do not fit.
+    """
+    if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"expected vectors (N, D) and (M, D), found {query.shape} and {gallery.shape}")
+    if n_neighbours < 1 or block_rows < 1:
+        raise ValueError(f"expected n_neighbours and block_rows of 1 or more, found {n_neighbours} and {block_rows}")
+    k = min(n_neighbours, len(gallery))
+    distances = np.empty((len(query), k), np.float32)
+    indices = np.empty((len(query), k), np.int64)
+    gallery_norms = [_largest_norm(gallery[rows], "gallery") for rows in _blocks(len(gallery), block_rows)]
+    gallery_norm = max(gallery_norms, default=0.0)
+    for rows in _blocks(len(query), block_rows):
+        block = np.ascontiguousarray(query[rows], np.float32)
+        # The rounding error of |x|^2 + |y|^2 - 2xy in float32, in whatever order it is summed: n u (|x| + |y|)^2 with
+        # u = 2^-24 and n the number of roundings (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+        error = (query.shape[1] + 8) * 2.0**-24 * (_largest_norm(block, "query") + gallery_norm) ** 2
+        if k:
+            distances[rows], indices[rows] = _search(block, gallery, k, k + SPARE, error, block_rows)
+    return distances, indices
+
+
+def _search(query: np.ndarray, gallery: np.ndarray, k: int, width: int, error: float,
+            block_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, k) distances and indices, exact: from `width` candidates, then from more for the queries that need them."""
+    width = min(width, len(gallery))
+    proposed, candidates = _propose(query, gallery, width, block_rows)
+    distances = _distances(query, gallery, candidates, block_rows)
+    order = np.lexsort((candidates, distances), axis=1)[:, :k]
+    distances, indices = np.take_along_axis(distances, order, 1), np.take_along_axis(candidates, order, 1)  # (n, k)
+    if width == len(gallery):
+        return distances, indices
+    # Whatever was not proposed is at least this far, squared; 2^-22 covers the rounding of distances to float32.
+    beyond = proposed.max(axis=1) - error
+    open_rows = np.flatnonzero(beyond <= np.square(distances[:, -1].astype(np.float64) * (1 + 2.0**-22)))
+    for part in _blocks(len(open_rows), max(1, block_rows // width)):  # fewer rows, as each has more candidates
+        again = open_rows[part]
+        distances[again], indices[again] = _search(query[again], gallery, k, width * WIDEN, error, block_rows)
+    return distances, indices
+
+
+def _propose(query: np.ndarray, gallery: np.ndarray, width: int, block_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """FAISS's `width` nearest of the whole gallery, unordered: squared distances (n, width) float32, indices int64."""
+    squared = np.empty((len(query), 0), np.float32)
+    indices = np.empty((len(query), 0), np.int64)
+    for rows in _blocks(len(gallery), block_rows):
+        block = np.ascontiguousarray(gallery[rows], np.float32)
+        found, at = faiss.knn(query, block, min(width, len(block)))
+        squared = np.concatenate([squared, found], axis=1)
+        indices = np.concatenate([indices, at + rows.start], axis=1)
+        if squared.shape[1] > width:
+            best = np.argpartition(squared, width - 1, axis=1)[:, :width]
+            squared, indices = np.take_along_axis(squared, best, 1), np.take_along_axis(indices, best, 1)
+    return squared, indices
+
+
+def _distances(query: np.ndarray, gallery: np.ndarray, candidates: np.ndarray, block_rows: int) -> np.ndarray:
+    """Distances (n, width) float32 of each query to its candidates, computed in float64."""
+    width, flat = candidates.shape[1], candidates.ravel()
+    distances = np.empty(flat.size, np.float32)
+    for pairs in _blocks(flat.size, block_rows):
+        difference = gallery[flat[pairs]].astype(np.float64)  # (pairs, D)
+        difference -= query[np.arange(pairs.start, pairs.stop) // width]
+        np.square(difference, out=difference)
+        distances[pairs] = np.sqrt(difference.sum(axis=1))
+    return distances.reshape(candidates.shape)
+
+
+def _largest_norm(vectors: np.ndarray, name: str) -> float:
+    norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=1)
+    if not np.isfinite(norms).all():
+        raise UserError(f"{name} vectors: {np.sum(~np.isfinite(norms))} are not finite (NaN or infinite), so they have "
+                        "no nearest neighbour. Train or embed again, in precision bf16 or no rather than fp16.")
+    return float(norms.max(initial=0))
+
+
+def _blocks(n_rows: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

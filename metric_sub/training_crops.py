@@ -1,0 +1,76 @@
+"""The labelled products that stage 2 trains and validates on, cut out once and kept as small pictures."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from shared.boxes import clip_boxes, expand_boxes
+from shared.config import Config
+from shared.dataset import Dataset
+from shared.errors import UserError
+from shared.frames import read_picture, write_jpeg
+from shared.progress import progress_bar
+from shared.work import Step, chunks, table_fingerprint
+
+PICTURES_PER_PART = 200
+COLUMNS = ["media_id", "kind", "frame_index", "product", "product_id", "crop", "x1", "y1", "x2", "y2"]
+
+
+def products_of(dataset: Dataset, config: Config) -> pd.DataFrame:
+    """The labelled boxes with an instance_id above 0: all of photos', and videos' at embed_train.frames.
+
+    Columns of labels plus kind ('photo' or 'video') and product (the instance_id: a set's two products differ).
+    """
+    labels = dataset.labels.merge(dataset.media[["media_id", "kind"]], on="media_id")
+    wanted = (labels.kind == "photo") | labels.frame_index.isin(config.embed_train.frames.indices)
+    return labels[(labels.instance_id > 0) & wanted].assign(product=lambda table: table.instance_id.astype("int64")).reset_index(drop=True)
+
+
+def cut_training_crops(products: pd.DataFrame, pictures: pd.DataFrame, config: Config, work: Path, fresh: bool) -> pd.DataFrame:
+    """A picture file per product box, with room around it for the margin and the jitter: a table with COLUMNS.
+
+    `crop` is the file's path, x1..y2 the box in the crop's pixels. `pictures` tells each (media_id, frame_index)'s file.
+    Raises UserError where nothing is left to learn from.
+    """
+    boxes = products.merge(pictures, on=["media_id", "frame_index"]).sort_values(["media_id", "frame_index"], ignore_index=True)
+    if boxes.empty:
+        raise UserError("no labelled product to train the embedders on: expected boxes with instance_id above 0 in the annotations.")
+    room = config.embed.crop_margin + 2 * config.embed_train.augment.box_jitter
+    side = 2 * max(model.input_size for model in config.embedders)
+    depends = {"boxes": table_fingerprint(boxes.drop(columns="picture")), "room": room, "side": side}
+    step = Step(work / "crops", depends, fresh)
+    if not step.done:
+        files = boxes.picture.drop_duplicates().tolist()
+        groups = {picture: group for picture, group in boxes.groupby("picture")}
+        parts = chunks(len(files), PICTURES_PER_PART)
+        with progress_bar(total=len(files), title="training crops", unit="picture") as bar:
+            step.build_parts(len(parts), lambda k: ({"table": _cut(files[parts[k]], groups, room, side, step.folder, k, config.data.max_pixels, bar)}, []))
+        step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=COLUMNS)})
+    crops = step.table("table")
+    return crops.assign(crop=[str(step.folder / crop) for crop in crops.crop])
+
+
+def _cut(files: list[str], groups: dict, room: float, side: int, folder: Path, part: int, max_pixels: int, bar) -> pd.DataFrame:
+    place = Path("pictures") / f"{part:05d}"
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for file in files:
+        image_rgb = read_picture(file, max_pixels)
+        height, width = image_rgb.shape[:2]
+        for row in groups[file].itertuples():
+            box = clip_boxes([[row.x1, row.y1, row.x2, row.y2]], width, height)
+            if ((box[0, 2:] - box[0, :2]) < 2).any():
+                continue
+            left, top, right, bottom = clip_boxes(expand_boxes(box, room), width, height)[0].round().astype(int)
+            crop = image_rgb[top:bottom, left:right]
+            scale = min(1.0, side / min(crop.shape[:2]))
+            if scale < 1:
+                crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            name = str(place / f"{len(rows):05d}.jpg")
+            write_jpeg(folder / name, crop)
+            inside = (box[0] - [left, top, left, top]) * scale
+            rows.append((row.media_id, row.kind, row.frame_index, row.product, row.product_id, name, *inside.astype(np.float32)))
+        bar.update()
+    return pd.DataFrame(rows, columns=COLUMNS)

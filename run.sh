@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# The only door to vid2shop. Usage: bash run.sh VERB [options] [section.key=value ...]; `bash run.sh` lists the verbs.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+python="$root/.venv/bin/python"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"  # threads that spin while they wait starve the data workers on few cores
+
+usage() {
+    cat <<'END'
+vid2shop: which item of the catalogue does a video show, in which frame, in which box?
+
+usage: bash run.sh VERB [options] [section.key=value ...]
+
+  setup    make .venv and install the locked requirements (every verb does it when it is due)
+  sample   draw a data set:                 sample DIR [--items 40] [--seed 0]
+  check    look through a data set:         check --data DIR
+  train    train detector and embedders:    train --config FILE --data DIR --work DIR
+  infer    match items and videos:          infer --data DIR --work DIR > result.json
+  score    judge a result by annotations:   score --data DIR --result FILE
+  report   write a page to look at:         report --data DIR --work DIR
+  demo     all of the above on a drawn set: demo [--work DIR]
+  test     run the tests:                   test [pytest options]
+  bench    run a benchmark:                 bench [NAME]
+
+`bash run.sh VERB -h` tells a verb's options.
+END
+}
+
+common_options='options:
+  --config FILE        the pipeline'"'"'s YAML (default: the one the weights were trained with, else configs/cpu.yaml)
+  --data DIR           the data set (default: data)
+  --work DIR           where steps keep their files (default: work)
+  --weights DIR        the trained models (default: <work>/weights)
+  --fresh              rebuild what is already there
+  section.key=value    change one key of the config, for example match.keep_quantile=0.3
+RUNNER=docker runs each stage of train and infer in its container; the default runs here.'
+
+help_of() {
+    case "$1" in
+        setup) echo "usage: bash run.sh setup"; echo "Makes .venv beside run.sh and installs requirements.lock, unless that is done. PYTHON names the interpreter (default: python3, 3.11 or newer)." ;;
+        sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 2]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
+        check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is." ;;
+        train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options" ;;
+        infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "$common_options" ;;
+        score) echo "usage: bash run.sh score --data DIR --result FILE [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score as JSON, by kind of item where items.json tells kinds." ;;
+        report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture writes a PNG of the nearest matches instead." ;;
+        demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
+        test) echo "usage: bash run.sh test [pytest options]"; echo "Runs the tests; '-m slow' those that train a pipeline." ;;
+        bench) echo "usage: bash run.sh bench [NAME] [options]"; echo "Runs benchmarks/NAME.py; without a name lists them." ;;
+    esac
+}
+
+setup() {
+    local want
+    want="$(cksum < "$root/requirements.lock")"
+    [ -x "$python" ] && [ "$(cat "$root/.venv/.installed" 2>/dev/null)" = "$want" ] && return
+    echo "vid2shop: installing into $root/.venv (about 5 GB with torch's CUDA libraries; once)" >&2
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        { echo "error: ${PYTHON:-python3} is older than Python 3.11; name a newer one with PYTHON=..." >&2; exit 1; }
+    "${PYTHON:-python3}" -m venv "$root/.venv" >&2
+    "$python" -m pip install --disable-pip-version-check --quiet --require-hashes -r "$root/requirements.lock" >&2
+    echo "$want" > "$root/.venv/.installed"
+}
+
+option() {  # option NAME DEFAULT ARGS...: the value of --NAME in ARGS, else DEFAULT
+    local name="$1" value="$2"
+    shift 2
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            "--$name") value="${2:?error: --$name wants a value}" ;;
+            "--$name="*) value="${1#*=}" ;;
+        esac
+        shift
+    done
+    printf '%s' "$value"
+}
+
+stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in its container; nothing on stdout
+    local package="$1" verb="$2"
+    shift 2
+    case "${RUNNER:-local}" in
+        local) "$python" -m "$package.$verb" "$@" >&2 ;;
+        docker) in_container "$package" "$verb" "$@" >&2 ;;
+        *) echo "error: RUNNER: expected local or docker, found '$RUNNER'" >&2; exit 2 ;;
+    esac
+}
+
+in_container() {
+    local package="$1" verb="$2" data work weights config gpus=() pass=()
+    shift 2
+    data="$(realpath "$(option data data "$@")")"
+    work="$(option work work "$@")"; mkdir -p "$work"; work="$(realpath "$work")"
+    weights="$(option weights "$work/weights" "$@")"; mkdir -p "$weights"; weights="$(realpath "$weights")"
+    config="$(option config "" "$@")"
+    if [ -z "$config" ]; then config="$weights/config.yaml"; [ -f "$config" ] || config="$root/configs/cpu.yaml"; fi
+    config="$(realpath "$config")"
+    while [ $# -gt 0 ]; do  # paths are mounted, everything else is passed on
+        case "$1" in
+            --data|--work|--weights|--config) shift ;;
+            --data=*|--work=*|--weights=*|--config=*) ;;
+            *) pass+=("$1") ;;
+        esac
+        shift
+    done
+    docker build --quiet --file "$root/$package/Dockerfile" --tag "vid2shop-$package" "$root" > /dev/null
+    if docker info 2>/dev/null | grep -q 'Runtimes:.*nvidia'; then gpus=(--gpus all); fi
+    # items.json may stand above the data, so it is the folder's own name that the container sees
+    docker run --rm --read-only --tmpfs /tmp --shm-size 2g --user "$(id -u):$(id -g)" "${gpus[@]}" \
+        --volume "$data:/data:ro" --volume "$work:/work" --volume "$weights:/weights" --volume "$config:/config.yaml:ro" \
+        "vid2shop-$package" python -m "$package.$verb" --config /config.yaml --data /data --work /work --weights /weights "${pass[@]}"
+}
+
+train() {
+    stage bbox_sub train "$@"
+    stage metric_sub train "$@"
+}
+
+infer() {
+    stage bbox_sub infer "$@"
+    stage metric_sub infer "$@"
+    cat "$(option work work "$@")/result.json"
+}
+
+score() {
+    "$python" -m metric_sub.score "$@" --out /dev/fd/3 3>&1 >&2
+}
+
+demo() {
+    local work config="$root/configs/tiny.yaml"
+    work="$(option work demo "$@")"
+    echo "1/5 drawing a data set" >&2
+    [ -f "$work/data/items.json" ] || "$python" -m sample "$work/data" --items 160 --seed 0 >&2
+    echo "2/5 training" >&2
+    train --config "$config" --data "$work/data" --work "$work/run"
+    echo "3/5 matching" >&2
+    infer --data "$work/data/test" --work "$work/run" > "$work/result.json"
+    echo "4/5 scoring" >&2
+    score --data "$work/data/test" --result "$work/result.json" > "$work/score.json"
+    echo "5/5 reporting" >&2
+    "$python" -m metric_sub.report --data "$work/data/test" --work "$work/run" >&2
+    cat "$work/score.json"
+    echo "look at $work/run/report.html" >&2
+}
+
+verb="${1:-}"
+[ $# -gt 0 ] && shift
+case "$verb" in
+    setup|sample|check|train|infer|score|report|demo|test|bench) ;;
+    -h|--help|help) usage; exit 0 ;;
+    *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
+esac
+if [ "$verb" != test ]; then  # pytest has its own -h
+    for word in "$@"; do
+        case "$word" in -h|--help) help_of "$verb"; exit 0 ;; esac
+    done
+elif [ "${1:-}" = -h ]; then
+    help_of test; exit 0
+fi
+if [ "${RUNNER:-local}" != docker ] || [[ "$verb" != train && "$verb" != infer ]]; then setup; fi
+case "$verb" in
+    setup) ;;
+    sample) "$python" -m sample "$@" ;;
+    check) "$python" -m shared.check "$@" ;;
+    report) "$python" -m metric_sub.report "$@" ;;
+    test) cd "$root" && "$python" -m pytest "$@" ;;
+    bench) "$python" -m benchmarks "$@" ;;
+    *) "$verb" "$@" ;;
+esac

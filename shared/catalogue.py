@@ -1,0 +1,38 @@
+"""The step media/: every photo and video of a data set with its size, and those that cannot be read on record."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from shared.dataset import read_media
+from shared.media import MediaError, probe_photo, probe_video
+from shared.progress import progress_bar
+from shared.work import Step, chunks
+
+MEDIA_PER_PART = 500
+COLUMNS = {"media_id": "str", "kind": "str", "part": "str", "item_id": "str", "name": "str", "path": "str", "bytes": "int64", "mtime_ns": "int64",
+           "width": "int64", "height": "int64", "n_frames": "int64", "fps": "float64"}
+
+
+def catalogue_media(root: Path, work: Path, max_pixels: int, fresh: bool) -> Step:
+    """The finished step <work>/media: table `table` with COLUMNS, sorted by media_id; unreadable files are in its manifest."""
+    found = read_media(root)
+    step = Step(work / "media", {"media": found.to_dict("list"), "max_pixels": max_pixels}, fresh)
+    if not step.done:
+        parts = chunks(len(found), MEDIA_PER_PART)
+        with progress_bar(total=len(found), title="media", unit="file") as bar:
+            step.build_parts(len(parts), lambda k: _probe(found[parts[k]], max_pixels, bar))
+        step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)})
+    return step
+
+
+def _probe(rows: pd.DataFrame, max_pixels: int, bar) -> tuple[dict, list[dict]]:
+    probed, skipped = [], []
+    for row in rows.itertuples(index=False):
+        try:
+            info = (probe_photo if row.kind == "photo" else probe_video)(row.path, max_pixels)
+            probed.append((*row, info.width, info.height, info.n_frames, info.fps))
+        except MediaError as error:
+            skipped.append({"media_id": row.media_id, "reason": str(error)})
+        bar.update()
+    return {"table": pd.DataFrame(probed, columns=list(COLUMNS)).astype(COLUMNS)}, skipped
