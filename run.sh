@@ -89,7 +89,7 @@ stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in
 }
 
 in_container() {
-    local package="$1" verb="$2" data work weights config gpus=() pass=()
+    local package="$1" verb="$2" data work weights config gpus=() mounts=() pass=()
     shift 2
     data="$(realpath "$(option data data "$@")")"
     work="$(option work work "$@")"; mkdir -p "$work"; work="$(realpath "$work")"
@@ -107,9 +107,9 @@ in_container() {
     done
     docker build --quiet --file "$root/$package/Dockerfile" --tag "vid2shop-$package" "$root" > /dev/null
     if docker info 2>/dev/null | grep -q 'Runtimes:.*nvidia'; then gpus=(--gpus all); fi
-    # items.json may stand above the data, so it is the folder's own name that the container sees
+    [ ! -d "$root/$package/pretrained" ] || mounts+=(--volume "$root/$package/pretrained:/app/$package/pretrained:ro")
     docker run --rm --read-only --tmpfs /tmp --shm-size 2g --user "$(id -u):$(id -g)" "${gpus[@]}" \
-        --volume "$data:/data:ro" --volume "$work:/work" --volume "$weights:/weights" --volume "$config:/config.yaml:ro" \
+        --volume "$data:/data:ro" --volume "$work:/work" --volume "$weights:/weights" --volume "$config:/config.yaml:ro" "${mounts[@]}" \
         "vid2shop-$package" python -m "$package.$verb" --config /config.yaml --data /data --work /work --weights /weights "${pass[@]}"
 }
 

@@ -30,12 +30,12 @@ from shared.progress import progress_bar
 
 log = logging.getLogger("histogram")
 
-BINS = (16, 8, 8)  # hue, saturation, value
+BINS = (24, 8, 8)  # hue, saturation, value
 RANGES = (0, 180, 0, 256, 0, 256)  # of OpenCV's 8-bit HSV
 
 
 def histogram(crop_rgb: np.ndarray) -> np.ndarray:
-    """A crop's joint HSV histogram as a vector (1024,) float32 of unit length; an empty crop gives zeros.
+    """A crop's joint HSV histogram as a vector (1536,) float32 of unit length; an empty crop gives zeros.
 
     Its entries are the roots of the bins' shares, so that the Euclidean distance between two of them is sqrt(2) times
     the Hellinger distance between the distributions: 0 for equal ones, sqrt(2) for disjoint ones.
@@ -50,9 +50,9 @@ def histogram(crop_rgb: np.ndarray) -> np.ndarray:
 def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.ndarray]:
     """Every labelled box, distractors too, of the photos and of the videos' frames at config.frames, and its histogram.
 
-    Gives (boxes, vectors): the labels with their media's columns, rank (0, 1, ... within the picture, as annotated) and
-    score (1), by media_id, frame_index, rank; row i belongs to row i of vectors (N, 1024). Media that cannot be read are
-    left out and logged.
+    Gives (boxes, vectors): the labels with their media's columns, rank (0, 1, ... in the picture, as annotated) and
+    score (1), by media_id, frame_index, rank; row i belongs to row i of vectors (N, 1536). Media that cannot be read
+    are left out and logged.
     """
     boxes = dataset.labels.merge(dataset.media, on="media_id")
     boxes = boxes[(boxes.kind == "photo") | boxes.frame_index.isin(config.frames.indices)]
@@ -78,7 +78,9 @@ def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.n
 
 
 def _pictures(path: str, kind: str, wanted: pd.Series, max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
-    return iter([(0, read_photo(path, max_pixels))]) if kind == "photo" else read_frames(path, wanted, max_pixels)
+    if kind == "photo":
+        return iter([(0, read_photo(path, max_pixels))])
+    return read_frames(path, wanted, max_pixels)
 
 
 def _histograms(image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:

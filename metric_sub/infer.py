@@ -98,7 +98,7 @@ def match_embeddings(config: Config, photos: Step, videos: Step) -> tuple[pd.Dat
     """The matches and the votes behind them, by the design's rule."""
     distances, indices = nearest(photos.vectors(), videos.vectors())
     video_boxes = videos.table("table").rename(columns={"item_id": "video_id"})
-    votes = cast_votes(photos.table("table"), video_boxes, distances[:, 0] if distances.shape[1] else distances.reshape(-1), indices[:, 0] if indices.shape[1] else indices.reshape(-1))
+    votes = cast_votes(photos.table("table"), video_boxes, distances, indices)
     return match_items(votes, keep_quantile=config.match.keep_quantile, min_share=config.match.min_share, max_distance=config.match.max_distance)
 
 

@@ -5,8 +5,8 @@ import numpy as np
 
 from shared.errors import UserError
 
-SPARE = 8  # candidates beyond the wanted ones, so that near ties are rarely searched a second time
-WIDEN = 4  # how many times as many candidates each further search asks for
+SPARE = 8  # candidates beyond the wanted ones, so that few queries are searched a second time
+QUERIES_AGAIN = 512  # searched a second time at once
 
 
 def nearest(query: np.ndarray, gallery: np.ndarray, n_neighbours: int = 1,
@@ -18,11 +18,11 @@ def nearest(query: np.ndarray, gallery: np.ndarray, n_neighbours: int = 1,
 
     Guaranteed whatever the blocks, the threads and the rounding inside FAISS: distances are those of a brute force in
     float64 (the root of the sum of squared differences) rounded to float32, and among neighbours of equal rounded
-    distance the lower index comes first. FAISS's exact search (that of IndexFlatL2) only proposes k + 8 candidates; a
-    query whose last candidate lies within FAISS's largest possible rounding error of its k-th neighbour is searched
-    again with four times as many. Many equal vectors therefore cost time, not correctness.
+    distance the lower index comes first. FAISS's exact search (that of IndexFlatL2) only proposes k + 8 candidates. A
+    query whose last candidate lies within the largest possible rounding error of its k-th neighbour is searched again,
+    among all vectors within that error; so many nearly equal vectors cost time, not correctness.
 
-    Memory: a few arrays of block_rows x D float64, whatever N and M are.
+    Memory: a few arrays of block_rows x D float64 and of 512 x block_rows, whatever N and M are.
     Raises UserError where a vector is not finite, ValueError where shapes do not fit.
     """
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
@@ -40,27 +40,49 @@ def nearest(query: np.ndarray, gallery: np.ndarray, n_neighbours: int = 1,
         # u = 2^-24 and n the number of roundings (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
         error = (query.shape[1] + 8) * 2.0**-24 * (_largest_norm(block, "query") + gallery_norm) ** 2
         if k:
-            distances[rows], indices[rows] = _search(block, gallery, k, k + SPARE, error, block_rows)
+            distances[rows], indices[rows] = _search(block, gallery, k, error, block_rows)
     return distances, indices
 
 
-def _search(query: np.ndarray, gallery: np.ndarray, k: int, width: int, error: float,
+def _search(query: np.ndarray, gallery: np.ndarray, k: int, error: float,
             block_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k) distances and indices, exact: from `width` candidates, then from more for the queries that need them."""
-    width = min(width, len(gallery))
-    proposed, candidates = _propose(query, gallery, width, block_rows)
-    distances = _distances(query, gallery, candidates, block_rows)
+    """(n, k) distances and indices. `error` bounds that of a squared distance in float32."""
+    width = min(k + SPARE, len(gallery))
+    proposed, candidates = _propose(query, gallery, width, block_rows)  # (n, width)
+    pairs = np.repeat(np.arange(len(query)), width), candidates.ravel()
+    distances = _distances(query, gallery, *pairs, block_rows).reshape(candidates.shape)
     order = np.lexsort((candidates, distances), axis=1)[:, :k]
     distances, indices = np.take_along_axis(distances, order, 1), np.take_along_axis(candidates, order, 1)  # (n, k)
-    if width == len(gallery):
-        return distances, indices
-    # Whatever was not proposed is at least this far, squared; 2^-22 covers the rounding of distances to float32.
-    beyond = proposed.max(axis=1) - error
-    open_rows = np.flatnonzero(beyond <= np.square(distances[:, -1].astype(np.float64) * (1 + 2.0**-22)))
-    for part in _blocks(len(open_rows), max(1, block_rows // width)):  # fewer rows, as each has more candidates
-        again = open_rows[part]
-        distances[again], indices[again] = _search(query[again], gallery, k, width * WIDEN, error, block_rows)
+    if width < len(gallery):
+        # What belongs to the answer has, in float32, at most this squared distance (2^-22: the root's own rounding).
+        reach = np.square(distances[:, -1].astype(np.float64) * (1 + 2.0**-22)) + error  # (n,)
+        unsure = np.flatnonzero(proposed.max(axis=1) <= reach)
+        for part in _blocks(len(unsure), QUERIES_AGAIN):
+            again = unsure[part]
+            distances[again], indices[again] = _search_within(query[again], gallery, k, reach[again], block_rows)
     return distances, indices
+
+
+def _search_within(query: np.ndarray, gallery: np.ndarray, k: int, reach: np.ndarray,
+                   block_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, k) distances and indices among the vectors that lie within `reach` (n,), a squared distance, of the query.
+
+    Each query has at least k such vectors.
+    """
+    rows, indices, distances = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    query_squared = np.einsum("nd,nd->n", query, query)
+    for block in _blocks(len(gallery), block_rows):
+        part = np.asarray(gallery[block], np.float32)
+        squared = query_squared[:, None] + np.einsum("md,md->m", part, part) - 2 * query @ part.T  # (n, m)
+        near_rows, near = np.nonzero(squared <= reach[:, None])
+        rows = np.concatenate([rows, near_rows])
+        indices = np.concatenate([indices, near + block.start])
+        distances = np.concatenate([distances, _distances(query, part, near_rows, near, block_rows)])
+        order = np.lexsort((indices, distances, rows))
+        place = np.arange(len(order)) - np.searchsorted(rows[order], rows[order])  # among its query's vectors
+        best = order[place < k]
+        rows, indices, distances = rows[best], indices[best], distances[best]
+    return distances.reshape(-1, k), indices.reshape(-1, k)
 
 
 def _propose(query: np.ndarray, gallery: np.ndarray, width: int, block_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,16 +100,16 @@ def _propose(query: np.ndarray, gallery: np.ndarray, width: int, block_rows: int
     return squared, indices
 
 
-def _distances(query: np.ndarray, gallery: np.ndarray, candidates: np.ndarray, block_rows: int) -> np.ndarray:
-    """Distances (n, width) float32 of each query to its candidates, computed in float64."""
-    width, flat = candidates.shape[1], candidates.ravel()
-    distances = np.empty(flat.size, np.float32)
-    for pairs in _blocks(flat.size, block_rows):
-        difference = gallery[flat[pairs]].astype(np.float64)  # (pairs, D)
-        difference -= query[np.arange(pairs.start, pairs.stop) // width]
+def _distances(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray, indices: np.ndarray,
+               block_rows: int) -> np.ndarray:
+    """Distances (p,) float32, computed in float64, of the pairs query[rows], gallery[indices]."""
+    distances = np.empty(len(rows), np.float32)
+    for pairs in _blocks(len(rows), block_rows):
+        difference = gallery[indices[pairs]].astype(np.float64)  # (pairs, D)
+        difference -= query[rows[pairs]]
         np.square(difference, out=difference)
         distances[pairs] = np.sqrt(difference.sum(axis=1))
-    return distances.reshape(candidates.shape)
+    return distances
 
 
 def _largest_norm(vectors: np.ndarray, name: str) -> float:

@@ -15,7 +15,11 @@ with exact boxes. Many items have siblings that differ only in colour, print or 
 
 def main(argv: list[str] | None = None) -> None:
     default = Settings()
-    parser = argparse.ArgumentParser(prog="python -m sample", description=DESCRIPTION, epilog="Progress goes to stderr. The same seed gives the same data set. An interrupted run goes on where it stopped.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sample",
+        description=DESCRIPTION,
+        epilog="Progress goes to stderr. The same seed gives the same data set. An interrupted run goes on where it stopped.",
+    )
     parser.add_argument("dir", type=Path, metavar="DIR", help="a new or empty folder, or one of an earlier sample, which is then replaced")
     parser.add_argument("--items", type=int, default=default.items, help="items of the catalogue over all parts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, help="another seed draws other products (default: %(default)s)")

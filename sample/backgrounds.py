@@ -9,20 +9,21 @@ from sample.textures import smooth_noise
 
 
 def draw_background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A picture (height, width, 3) uint8 RGB of a place where somebody sells live."""
+    """A picture (height, width, 4) uint8 RGBA of a place where somebody sells live."""
     draw = PLACES[rng.integers(len(PLACES))]
     picture = draw(rng, width, height).astype(np.float32)
     clouds = cv2.resize(smooth_noise(rng, 96, 4), (width, height))
     picture *= (0.88 + 0.24 * clouds)[..., None]
-    return cv2.GaussianBlur(np.clip(picture, 0, 255).astype(np.uint8), (0, 0), rng.uniform(0.6, 2.0))
+    soft = cv2.GaussianBlur(np.clip(picture, 0, 255).astype(np.uint8), (0, 0), rng.uniform(0.6, 2.0))
+    return cv2.cvtColor(soft, cv2.COLOR_RGB2RGBA)
 
 
 def draw_studio(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A light paper background as of a catalogue photo: (height, width, 3) uint8 RGB."""
+    """A light paper background as of a catalogue photo: (height, width, 4) uint8 RGBA."""
     paper = np.array([(246, 246, 246), (236, 238, 242), (244, 238, 228), (226, 232, 228), (242, 228, 228), (214, 222, 232)][rng.integers(6)], np.float32)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     glow = 1.02 - 0.22 * (((x / width - rng.uniform(0.35, 0.65)) ** 2) + ((y / height - rng.uniform(0.25, 0.5)) ** 2))
-    return np.clip(paper * glow[..., None], 0, 255).astype(np.uint8)
+    return cv2.cvtColor(np.clip(paper * glow[..., None], 0, 255).astype(np.uint8), cv2.COLOR_RGB2RGBA)
 
 
 def _soft_colour(rng: np.random.Generator, low: float = 90, high: float = 235, colourful: float = 0.35) -> np.ndarray:
@@ -47,7 +48,7 @@ def _room(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
         cv2.line(picture, (round((x - width / 2) * 0.6 + width / 2), round(floor)), (round(x), height), (wood * 0.82).tolist(), 2, cv2.LINE_AA)
     _box(picture, 0, floor - 12, width, floor, (240, 238, 232))
     if rng.uniform() < 0.5:
-        x, y, w, h = rng.uniform(0, 0.55) * width, rng.uniform(0.05, 0.15) * height, rng.uniform(0.3, 0.45) * width, rng.uniform(0.25, 0.4) * height
+        x, y, w, h = (rng.uniform(0, 0.55) * width, rng.uniform(0.05, 0.15) * height, rng.uniform(0.3, 0.45) * width, rng.uniform(0.25, 0.4) * height)
         _box(picture, x - 8, y - 8, x + w + 8, y + h + 8, (238, 236, 230))
         sky = cv2.resize(np.array([[(150, 196, 236)], [(226, 236, 240)]], np.float32), (round(w), round(h)), interpolation=cv2.INTER_LINEAR)
         inside = picture[round(y) : round(y) + round(h), round(x) : round(x) + round(w)]
@@ -55,7 +56,7 @@ def _room(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
         _box(picture, x + w / 2 - 3, y, x + w / 2 + 3, y + h, (238, 236, 230))
     else:
         for _ in range(int(rng.integers(1, 4))):
-            x, y, w, h = rng.uniform(0, 0.8) * width, rng.uniform(0.05, 0.35) * height, rng.uniform(0.12, 0.3) * width, rng.uniform(0.1, 0.22) * height
+            x, y, w, h = (rng.uniform(0, 0.8) * width, rng.uniform(0.05, 0.35) * height, rng.uniform(0.12, 0.3) * width, rng.uniform(0.1, 0.22) * height)
             _box(picture, x - 4, y - 4, x + w + 4, y + h + 4, _soft_colour(rng, 40, 120))
             _box(picture, x, y, x + w, y + h, _soft_colour(rng, 120, 230, 0.6))
             cv2.circle(picture, (round(x + w / 2), round(y + h / 2)), round(min(w, h) * 0.3), _soft_colour(rng, 60, 230, 0.7).tolist(), -1, cv2.LINE_AA)
@@ -70,13 +71,22 @@ def _plant(rng: np.random.Generator, picture: np.ndarray, x: float, y: float) ->
     for angle in rng.uniform(-2.7, -0.4, 16):
         length = rng.uniform(60, 130)
         centre = round(x + np.cos(angle) * length * 0.6), round(y - 70 + np.sin(angle) * length * 0.6)
-        cv2.ellipse(picture, centre, (round(length * 0.5), 9), np.degrees(angle), 0, 360, (40 + rng.uniform(0, 40), 100 + rng.uniform(0, 60), 56), -1, cv2.LINE_AA)
-    cv2.fillPoly(picture, [np.array([(x - 30, y - 62), (x + 30, y - 62), (x + 22, y), (x - 22, y)], np.int32)], _soft_colour(rng, 120, 220).tolist(), cv2.LINE_AA)
+        cv2.ellipse(
+            picture, centre, (round(length * 0.5), 9), np.degrees(angle), 0, 360, (40 + rng.uniform(0, 40), 100 + rng.uniform(0, 60), 56), -1, cv2.LINE_AA
+        )
+    cv2.fillPoly(
+        picture, [np.array([(x - 30, y - 62), (x + 30, y - 62), (x + 22, y), (x - 22, y)], np.int32)], _soft_colour(rng, 120, 220).tolist(), cv2.LINE_AA
+    )
 
 
 def _lamp(picture: np.ndarray, x: float, floor: float) -> None:
     cv2.line(picture, (round(x), round(floor) + 10), (round(x), round(floor) - 200), (60, 58, 56), 5, cv2.LINE_AA)
-    cv2.fillPoly(picture, [np.array([(x - 26, floor - 250), (x + 26, floor - 250), (x + 44, floor - 190), (x - 44, floor - 190)], np.int32)], (250, 228, 176), cv2.LINE_AA)
+    cv2.fillPoly(
+        picture,
+        [np.array([(x - 26, floor - 250), (x + 26, floor - 250), (x + 44, floor - 190), (x - 44, floor - 190)], np.int32)],
+        (250, 228, 176),
+        cv2.LINE_AA,
+    )
 
 
 def _shop(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -105,7 +115,12 @@ def _rack(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     while x < width:
         w, h = rng.uniform(16, 40), height * rng.uniform(0.3, 0.5)
         colour = _soft_colour(rng, 60, 225, 0.5)
-        cv2.fillPoly(picture, [np.array([(x + w / 2 - 3, y + 6), (x + w, y + 26), (x + w * 1.05, y + h), (x - w * 0.05, y + h), (x, y + 26)], np.int32)], colour.tolist(), cv2.LINE_AA)
+        cv2.fillPoly(
+            picture,
+            [np.array([(x + w / 2 - 3, y + 6), (x + w, y + 26), (x + w * 1.05, y + h), (x - w * 0.05, y + h), (x, y + 26)], np.int32)],
+            colour.tolist(),
+            cv2.LINE_AA,
+        )
         cv2.line(picture, (round(x + w / 2), round(y + 30)), (round(x + w * 0.55), round(y + h)), (colour * 0.8).tolist(), 2)
         x += w * rng.uniform(0.75, 1.4)
     _box(picture, 0, y, width, y + 6, (170, 170, 174))

@@ -16,7 +16,8 @@ from sample.textures import QUIET, Texture
 PARTS = {"train": ("01", 0.6), "validation": ("04", 0.1), "test": ("07", 0.3)}  # an id's first two digits, the part's share of the items
 FAMILY_KINDS = ("colour-sibling", "print-sibling", "texture-sibling")
 MOST_ITEMS = 6000  # so that the ids of items (up to 4999 in a part) and those of videos without item (from 5001) do not meet
-_ALIKE = {"knit": "plain", "bars": "stripes"}  # textures that are not told apart well enough to make siblings
+_ALIKE = ("knit", "bars")  # look much like plain and stripes: not told apart well enough to make siblings
+_SMALL_PRINT = ("trousers", "shorts", "shoe")  # no print-siblings of these: their print is small or half covered
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,26 @@ def plan_items(n_items: int, seed: int, difficulty: Difficulty) -> list[Item]:
         while len(members) < size:
             kind, products = _draw_family(rng, schemes, size - len(members), difficulty)
             family += 1
-            members += [(family, kind, f"f{family:03d}-{product.category.lower()}-{letter}", product) for letter, product in zip("abcdefgh", products, strict=False)]
+            members += [
+                (family, kind, f"f{family:03d}-{product.category.lower()}-{letter}", product) for letter, product in zip("abcdefgh", products, strict=False)
+            ]
         without_video = set(rng.permutation(size)[: round(size * difficulty.catalogue_only)].tolist())
         for i, (number, kind, name, product) in enumerate(members):
             item_id = f"{prefix}{i + 1:04d}"
             strangers = [other for other_family, _, _, other in members if other_family != number]
-            items.append(Item(0, part, "D" if i in without_video else kind, name, item_id, "" if i in without_video else item_id, number, product, _extras(rng, schemes, strangers, difficulty)))
+            items.append(
+                Item(
+                    0,
+                    part,
+                    "D" if i in without_video else kind,
+                    name,
+                    item_id,
+                    "" if i in without_video else item_id,
+                    number,
+                    product,
+                    _extras(rng, schemes, strangers, difficulty),
+                )
+            )
         for i in range(max(1, round((size - len(without_video)) * difficulty.videos_without_item))):
             family += 1
             shown = draw_product_spec(rng, schemes) if i % 2 == 0 else None
@@ -95,6 +110,9 @@ def _draw_family(rng: np.random.Generator, schemes: list[Scheme], room: int, dif
             first = replace(first, print=Print(str(rng.choice(PRINTS)), _seed(rng)))
         return kind, [replace(first, scheme=scheme) for scheme in _other_schemes(rng, first.scheme, schemes, size, difficulty)]
     if kind == "print-sibling":
+        if first.category in _SMALL_PRINT:
+            others = [category for category in CATEGORIES if category not in _SMALL_PRINT]
+            first = replace(first, category=str(rng.choice(others)))
         texture = first.texture if rng.uniform() < 0.3 else Texture(str(rng.choice(QUIET)), _seed(rng))
         motifs = [Print(str(name), _seed(rng)) for name in rng.permutation(PRINTS)[:size]]
         return kind, [_plated(replace(first, texture=texture, print=motif)) for motif in motifs]

@@ -40,9 +40,9 @@ class Difficulty:
     smallest_visible: float = 0.12  # a product of which less can be seen is not labelled
 
     # light and lens, in videos
-    brightness: tuple[float, float] = (0.78, 1.22)
+    brightness: tuple[float, float] = (0.75, 1.12)
     contrast: tuple[float, float] = (0.80, 1.15)
-    warmth: float = 0.26  # red gains and blue loses up to this share, or the reverse
+    warmth: float = 0.24  # red gains and blue loses up to this share, or the reverse
     tint: float = 0.08  # green against magenta
     light_change: float = 0.4  # of brightness and warmth that comes and goes within the video
     coloured_light: float = 0.16  # difference between the left and the right side's light

@@ -54,7 +54,16 @@ def draw_banners(rng: np.random.Generator, width: int, height: int) -> list[tupl
     if rng.uniform() < 0.3:
         ribbon = np.zeros((round(30 * unit), width, 4), np.uint8)
         ribbon[:] = (*rng.choice([(200, 30, 60), (40, 40, 120), (20, 110, 100)]), 255)
-        cv2.putText(ribbon, str(rng.choice(["FLASH SALE TODAY", "FREE SHIPPING", "NEW IN THIS WEEK", "2 FOR 1"])), (round(14 * unit), round(21 * unit)), cv2.FONT_HERSHEY_SIMPLEX, 0.6 * unit, (255, 255, 255, 255), max(1, round(1.6 * unit)), cv2.LINE_AA)
+        cv2.putText(
+            ribbon,
+            str(rng.choice(["FLASH SALE TODAY", "FREE SHIPPING", "NEW IN THIS WEEK", "2 FOR 1"])),
+            (round(14 * unit), round(21 * unit)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.6 * unit,
+            (255, 255, 255, 255),
+            max(1, round(1.6 * unit)),
+            cv2.LINE_AA,
+        )
         banners.append((0, round(height * rng.choice([0.07, 0.84])), ribbon))
     return [(x, y, rgba) for x, y, rgba in banners if x >= 0 and y >= 0 and x + rgba.shape[1] <= width and y + rgba.shape[0] <= height]
 

@@ -26,11 +26,24 @@ def _photo(rng: np.random.Generator, view: str, product: Product, instance_id: i
     side, sprite, worn = (BACK, back, False) if view == "back" else (FRONT, front, False)
     if view == "worn" and build_shape(product.category, product.shape_seed, False).body is not None:
         sprite, worn = draw_product(product, FRONT, SPRITE_SIZE, rng), True
-    share, tilt, lean = {"front": (0.86, 3, 0.0), "back": (0.84, 5, 0.02), "angle": (0.8, 24, 0.28), "worn": (0.5 if worn else 0.66, 5, 0.05), "close-up": (1.35, 10, 0.06)}[view]
+    share, tilt, lean = {
+        "front": (0.86, 3, 0.0),
+        "back": (0.84, 5, 0.02),
+        "angle": (0.8, 24, 0.28),
+        "worn": (0.5 if worn else 0.66, 5, 0.05),
+        "close-up": (1.35, 10, 0.06),
+    }[view]
     _, _, w, h = sprite.own_box
     scale = share * rng.uniform(0.88, 1.0) * min(width / w, height / h)
     centre = np.array([[width / 2, height / 2]]) + rng.uniform(-1, 1, (1, 2)) * (0.02 if view == "front" else 0.05) * (width, height)
-    homography = place(sprite, centre, np.array([scale]), np.radians(rng.uniform(-tilt, tilt, 1)), rng.uniform(0.8 if view == "angle" else 0.97, 1.0, 1), rng.uniform(-lean, lean, (1, 2)))
+    homography = place(
+        sprite,
+        centre,
+        np.array([scale]),
+        np.radians(rng.uniform(-tilt, tilt, 1)),
+        rng.uniform(0.8 if view == "angle" else 0.97, 1.0, 1),
+        rng.uniform(-lean, lean, (1, 2)),
+    )
     layers = [Layer((sprite, sprite), np.array([side]), homography, np.array([True]), product.category, instance_id, int(worn))]
     if not worn:
         shadow = _shadow(sprite)

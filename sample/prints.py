@@ -24,13 +24,16 @@ Shapes = list[tuple[np.ndarray, int]]  # outline (N, 2), ink: 0 fabric, 1 first 
 def draw_print(picture: np.ndarray, where: np.ndarray, motif: Print, centre: tuple[float, float], radius: float, inks: np.ndarray) -> None:
     """Prints onto `picture` (H, W, 3) in place, where `where` (H, W) is not 0. inks: (3, 3) uint8, RGB of inks 0, 1, 2."""
     rng = np.random.default_rng(motif.seed)
+    x, y = (max(0, int(c - 1.4 * radius)) for c in centre)
+    window = np.s_[y : int(centre[1] + 1.4 * radius), x : int(centre[0] + 1.4 * radius)]
+    printed, middle = picture[window].copy(), np.subtract(centre, (x, y))
     for outline, ink in ([(_round(1.3), 0)] if motif.plate else []) + _shapes(motif.kind, rng):
-        mask = np.zeros(where.shape, np.uint8)
-        points = (outline * radius + centre) * 16
-        cv2.fillPoly(mask, [points.round().astype(np.int32)], 255, cv2.LINE_8, 4)
-        cv2.copyTo(np.broadcast_to(inks[ink], picture.shape).copy(), mask & where, picture)
+        points = ((outline * radius + middle) * 16).round().astype(np.int32)
+        cv2.fillPoly(printed, [points], inks[ink].tolist(), cv2.LINE_8, 4)
     if motif.kind == "letters":
-        _letters(picture, where, rng, centre, radius, inks)
+        _letters(printed, rng, middle, radius, inks[1])
+    inside = where[window] > 0
+    picture[window][inside] = printed[inside]
 
 
 def _shapes(kind: str, rng: np.random.Generator) -> Shapes:
@@ -75,8 +78,12 @@ def _shapes(kind: str, rng: np.random.Generator) -> Shapes:
             rows = [np.concatenate([np.stack([x, crest + y], 1), np.stack([x, crest + y + 0.3], 1)[::-1]]) for y in (-0.9, -0.25, 0.4)]
             return [(row, 1 + i % 2) for i, row in enumerate(rows)]
         case "mountain":
-            return [(_round(0.3) + (0.5, -0.7), 2), (np.array([(-1.1, 0.8), (-0.3, -0.7), (0.5, 0.8)]), 1),
-                    (np.array([(-0.1, 0.8), (0.5, -0.2), (1.1, 0.8)]), 1), (np.array([(-0.53, -0.25), (-0.3, -0.7), (-0.06, -0.25)]), 2)]
+            return [
+                (_round(0.3) + (0.5, -0.7), 2),
+                (np.array([(-1.1, 0.8), (-0.3, -0.7), (0.5, 0.8)]), 1),
+                (np.array([(-0.1, 0.8), (0.5, -0.2), (1.1, 0.8)]), 1),
+                (np.array([(-0.53, -0.25), (-0.3, -0.7), (-0.06, -0.25)]), 2),
+            ]
         case "arrow":
             a = turn * 3
             points = np.array([(-1.1, -0.25), (0.1, -0.25), (0.1, -0.75), (1.1, 0), (0.1, 0.75), (0.1, 0.25), (-1.1, 0.25)])
@@ -95,7 +102,11 @@ def _shapes(kind: str, rng: np.random.Generator) -> Shapes:
             return [(outer, 1), (outer * 0.45 + (rng.uniform(-0.2, 0.2), 0.1), 2)]
         case "fish":
             t = np.linspace(0, 2 * np.pi, 40)
-            return [(np.array([(0.45, 0), (1.1, -0.55), (1.1, 0.55)]), 2), (np.stack([0.85 * np.cos(t) - 0.25, 0.5 * np.sin(t)], 1), 1), (_round(0.1) + (-0.7, -0.1), 2)]
+            return [
+                (np.array([(0.45, 0), (1.1, -0.55), (1.1, 0.55)]), 2),
+                (np.stack([0.85 * np.cos(t) - 0.25, 0.5 * np.sin(t)], 1), 1),
+                (_round(0.1) + (-0.7, -0.1), 2),
+            ]
         case "house":
             return [(_box(-0.75, -0.1, 0.75, 0.95), 1), (np.array([(-1.05, -0.1), (0, -1.05), (1.05, -0.1)]), 2), (_box(-0.2, 0.35, 0.2, 0.95), 2)]
         case "diamonds":
@@ -109,15 +120,12 @@ def _shapes(kind: str, rng: np.random.Generator) -> Shapes:
     raise ValueError(f"unknown print {kind!r}: expected one of {KINDS}")
 
 
-def _letters(picture: np.ndarray, where: np.ndarray, rng: np.random.Generator, centre: tuple[float, float], radius: float, inks: np.ndarray) -> None:
+def _letters(picture: np.ndarray, rng: np.random.Generator, middle: np.ndarray, radius: float, ink: np.ndarray) -> None:
     text = "".join(rng.choice(list("ABCEFGHKLMNPRSTUVWXYZ2345789"), size=int(rng.integers(1, 4))))
-    thickness = max(2, round(radius * 0.16))
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 1.0, 1)
     scale = 2.1 * radius / max(width, height * 1.2)
-    origin = round(centre[0] - width * scale / 2), round(centre[1] + height * scale / 2)
-    mask = np.zeros(where.shape, np.uint8)
-    cv2.putText(mask, text, origin, cv2.FONT_HERSHEY_DUPLEX, scale, 255, thickness)
-    cv2.copyTo(np.broadcast_to(inks[1], picture.shape).copy(), mask & where, picture)
+    origin = round(middle[0] - width * scale / 2), round(middle[1] + height * scale / 2)
+    cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_DUPLEX, scale, ink.tolist(), max(2, round(radius * 0.16)))
 
 
 def _round(radius: float) -> np.ndarray:

@@ -29,7 +29,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scene:
-    """background: a picture larger than the frame; camera: (n, 2, 3) affine maps from it to the frame. layers: back to front.
+    """background: a picture (h, w, 4) uint8 larger than the frame, RGB and a fourth channel that is ignored (OpenCV warps four channels
+    twice as fast as three); camera: (n, 2, 3) affine maps from it to the frame. layers: back to front.
 
     light: (n, 3, 256) uint8, the colour curves; light_map: (H, W, 3) uint8, 128 is neutral. blurs: (n, 2) int, box filter in pixels across and
     down, 1 is none. banners: (x, y, rgba) over all. smallest_visible: share of a product's own area below which it is not labelled.
@@ -53,7 +54,8 @@ class Scene:
 
 def render(scene: Scene, index: int) -> np.ndarray:
     """Frame `index` as image_rgb (H, W, 3) uint8."""
-    frame = cv2.warpAffine(scene.background, scene.camera[index], (scene.width, scene.height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    whole = cv2.warpAffine(scene.background, scene.camera[index], (scene.width, scene.height), borderMode=cv2.BORDER_REFLECT)
+    frame = cv2.cvtColor(whole, cv2.COLOR_RGBA2RGB)
     for layer in scene.layers:
         if layer.shown[index]:
             sprite = layer.sprites[layer.sides[index]]
@@ -61,7 +63,7 @@ def render(scene: Scene, index: int) -> np.ndarray:
             if placed is not None:
                 _blend(frame, *placed)
     frame = cv2.multiply(frame, scene.light_map, scale=1 / 128)
-    frame = cv2.LUT(frame, np.ascontiguousarray(scene.light[index].T).reshape(256, 1, 3))
+    frame = cv2.merge([cv2.LUT(channel, curve) for channel, curve in zip(cv2.split(frame), scene.light[index], strict=True)])
     if scene.blurs[index].max() > 1:
         frame = cv2.blur(frame, tuple(int(k) for k in scene.blurs[index]))
     for x, y, rgba in scene.banners:
@@ -124,7 +126,7 @@ def _warp(image: np.ndarray, homography: np.ndarray, width: int, height: int) ->
     if x2 <= x1 or y2 <= y1:
         return None
     shift = np.array([(1, 0, -x1), (0, 1, -y1), (0, 0, 1)], np.float64)
-    return int(x1), int(y1), cv2.warpPerspective(image, shift @ homography, (int(x2 - x1), int(y2 - y1)), flags=cv2.INTER_LINEAR)
+    return (int(x1), int(y1), cv2.warpPerspective(image, shift @ homography, (int(x2 - x1), int(y2 - y1)), flags=cv2.INTER_LINEAR))
 
 
 def _blend(frame: np.ndarray, x: int, y: int, rgba: np.ndarray) -> None:

@@ -16,7 +16,9 @@ WIDTH, HEIGHT, FPS = 288, 512, 25
 LABELLED_EVERY = 20
 
 
-def video_scene(rng: np.random.Generator, product: Product | None, extras: tuple[Product, ...], instance_id: int, n_frames: int, difficulty: Difficulty) -> Scene:
+def video_scene(
+    rng: np.random.Generator, product: Product | None, extras: tuple[Product, ...], instance_id: int, n_frames: int, difficulty: Difficulty
+) -> Scene:
     """A clip of n_frames that shows `product` (None: nothing but `extras`, the other products)."""
     seconds = np.arange(n_frames) / FPS
     camera, follow = _camera(rng, seconds)
@@ -87,7 +89,9 @@ def _hand(rng: np.random.Generator, n_frames: int, difficulty: Difficulty) -> La
     target = np.array([WIDTH * (0.5 + side * rng.uniform(0.0, 0.3)), HEIGHT * rng.uniform(0.66, 0.85)])
     centre = outside + (target - outside) * reach
     tilt = -side * rng.uniform(0.2, 0.7) * np.ones(n_frames)
-    return Layer((sprite,), np.zeros(n_frames, int), place(sprite, centre, np.ones(n_frames), tilt, np.ones(n_frames), np.zeros((n_frames, 2))), reach[:, 0] > 0)
+    return Layer(
+        (sprite,), np.zeros(n_frames, int), place(sprite, centre, np.ones(n_frames), tilt, np.ones(n_frames), np.zeros((n_frames, 2))), reach[:, 0] > 0
+    )
 
 
 def _camera(rng: np.random.Generator, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

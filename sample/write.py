@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -44,7 +45,12 @@ def write_dataset(root: Path, settings: Settings, workers: int = 1) -> None:
     The same settings give the same bytes, however many workers share the work. Raises UserError for settings out of range, and where `root`
     holds files that are not a sample.
     """
-    for key, value, low, high in (("--items", settings.items, FEWEST_ITEMS, MOST_ITEMS), ("--frames", settings.frames, 1, 100_000), ("--seed", settings.seed, 0, 2**63), ("--workers", workers, 1, 1024)):
+    for key, value, low, high in (
+        ("--items", settings.items, FEWEST_ITEMS, MOST_ITEMS),
+        ("--frames", settings.frames, 1, 100_000),
+        ("--seed", settings.seed, 0, 2**63),
+        ("--workers", workers, 1, 1024),
+    ):
         if not low <= value <= high:
             raise UserError(f"{key} {value}: expected {low} to {high}.")
     _claim(root, settings)
@@ -72,12 +78,15 @@ def write_item(root: Path, item: Item, settings: Settings) -> None:
 
 
 def encode_video(path: Path, frames: Iterable[np.ndarray], width: int, height: int, crf: int) -> None:
-    """H.264 in yuv420p at FPS from image_rgb frames; one thread, so that the bytes depend on nothing else."""
+    """H.264 in yuv420p at FPS from image_rgb frames of even sides; the same frames give the same video."""
+    # x264's macroblock tree with B-frames decides differently from run to run, even on one thread: without it.
+    options = {"preset": "veryfast", "crf": str(crf), "threads": "1", "x264-params": "subme=1:mbtree=0"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": str(crf), "threads": "1"})
+        stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode())
 
 
@@ -88,7 +97,7 @@ def _each(root: Path, items: list[Item], settings: Settings, workers: int) -> It
             yield write_item(root, item, settings)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenCV's threads may hang
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         tasks = [pool.submit(write_item, root, item, settings) for item in items]
         try:
             for task in as_completed(tasks):
@@ -96,6 +105,12 @@ def _each(root: Path, items: list[Item], settings: Settings, workers: int) -> It
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _start_worker() -> None:
+    """One thread for each process; Ctrl-C is left to the process that waits for them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
 
 
 def _write_photos(part: Path, item: Item, scenes: list[Scene]) -> None:
@@ -114,7 +129,10 @@ def _write_video(part: Path, item: Item, scene: Scene, crf: int) -> None:
     encode_video(part / "video" / f"{item.video_id}.mp4", (render(scene, i) for i in range(scene.n_frames)), scene.width, scene.height, crf)
     frames = [{"frame_index": i, "annotations": annotations(scene, i)} for i in range(0, scene.n_frames, LABELLED_EVERY)]
     _write_text(part / "video_annotation" / f"{item.video_id}.json", json.dumps({"video_id": item.video_id, "frames": frames}))
-    _write_text(part / "video_text" / f"{item.video_id}.txt", f"today we look at this {item.product.category}" if item.product else "hello everybody, we begin in a minute")
+    _write_text(
+        part / "video_text" / f"{item.video_id}.txt",
+        f"today we look at this {item.product.category}" if item.product else "hello everybody, we begin in a minute",
+    )
 
 
 def _entry(item: Item) -> dict:

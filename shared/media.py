@@ -41,7 +41,8 @@ def read_photo(path: str | Path, max_pixels: int) -> np.ndarray:
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith("I") or picture.mode == "F":
                 values = np.asarray(picture, np.float32)
-                grey = values / 257 if values.max(initial=0) > 255 else values  # 65535 / 257 = 255
+                sixteen_bit = picture.mode.startswith("I;16") or values.max(initial=0) > 255
+                grey = values / 257 if sixteen_bit else values  # 65535 / 257 = 255
                 picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
             elif picture.has_transparency_data:
                 picture = picture.convert("RGBA")
@@ -58,7 +59,8 @@ def probe_photo(path: str | Path, max_pixels: int) -> MediaInfo:
     try:
         with Image.open(path) as picture:
             _refuse_large(picture.width, picture.height, max_pixels)
-            turned = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
+            swapped = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
+            turned = swapped and picture.format != "TIFF"  # of which Pillow tells the upright size
             width, height = picture.size[::-1] if turned else picture.size
             return MediaInfo(width, height, 1, 0.0)
     except MediaError:

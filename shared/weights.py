@@ -14,6 +14,9 @@ from shared.errors import UserError
 from shared.work import write_json, write_whole
 
 
+PROJECT = Path(__file__).resolve().parent.parent  # configs name pretrained files from here, whatever folder a command runs in
+
+
 def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> None:
     """Writes the model's state and its description (architecture, preprocessing, metrics), the weights' sha256 added.
 
@@ -88,7 +91,8 @@ def fill_backbone(body: torch.nn.Module, name: str, pretrained: bool | str, key:
         state = rename(state)
     else:
         source = f"{key}: {pretrained}"
-        state = rename(read_state(Path(pretrained)))
+        path = Path(pretrained)
+        state = rename(read_state(path if path.exists() else PROJECT / path))
     own = body.state_dict()
     head = tuple(f"{part}." for part in ("head", "classifier", "fc"))
     surplus = sorted(key for key in set(state) - set(own) if not key.startswith(head))

@@ -1,0 +1,35 @@
+"""Fixtures for all tests."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shared.config import Config, load_config
+from tests.drawing import draw_dataset
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def _drawn_data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("drawn")
+    draw_dataset(root)
+    return root
+
+
+@pytest.fixture
+def tiny_data(_drawn_data, tmp_path) -> Path:
+    """The root of a drawn data set (see tests/drawing.py) of the test's own, to change as it likes."""
+    return shutil.copytree(_drawn_data, tmp_path / "tiny_data")
+
+
+@pytest.fixture
+def tiny_config() -> Config:
+    """configs/tiny.yaml with still smaller networks and with frames that the drawn videos have."""
+    return load_config(PROJECT / "configs" / "tiny.yaml", [
+        "threads=1", "frames={start: 0, stop: 16, step: 8}", "detector.backbone=ese_vovnet19b_slim_dw", "detector.pyramid_channels=16",
+        "detector.box_head_features=32", "detector_train.workers=0", "detector_train.batch_size=2", "detector_train.precision=no",
+        "embedders.0.backbone=resnet10t", "embedders.1.backbone=resnet10t", "embedders.0.input_size=64", "embedders.1.input_size=64",
+        "embedders.0.batch_size=4", "embedders.1.batch_size=4", "embed.dimension=16", "embed_train.frames={start: 0, stop: 16, step: 8}",
+        "embed_train.workers=0", "embed_train.precision=no"])

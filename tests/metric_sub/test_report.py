@@ -1,0 +1,360 @@
+"""The report: every video has a card, what comes from outside is escaped, pictures show what they say, no truth no score."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from metric_sub.report import draw_match, main
+from metric_sub.result import build_result, write_result
+from metric_sub.vote import cast_votes, match_items
+from shared.catalogue import catalogue_media
+from shared.errors import UserError
+from shared.work import Step
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
+MAX_PIXELS = 1_000_000
+BOX_RGB, TRUTH_RGB = (255, 45, 135), (40, 200, 90)
+PHOTO_BOX, FRAME_BOX = (100.0, 200.0, 500.0, 700.0), (10.0, 20.0, 50.0, 60.0)
+HOSTILE = ["<script>alert(1)<", "\"><img src=x onerror=alert(1)>", "' onclick='x", "käse-7", "&amp;{{ 7 * 7 }}"]
+GREY = (128, 128, 128)
+
+
+def write_photo(root, item_id, colour_rgb=GREY, name="0"):
+    path = root / "image" / item_id / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (640, 800), colour_rgb).save(path)
+
+
+def write_video(root, video_id, n_frames=8):
+    """Frame k is grey of level 20 (k + 1)."""
+    path = root / "video" / f"{video_id}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(f"file:{path}", "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.bit_rate = 2_000_000
+        for k in range(n_frames):
+            picture = av.VideoFrame.from_ndarray(np.full((96, 64, 3), 20 * (k + 1), np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def write_labels(root, item_id, video_id=None, photo_box=PHOTO_BOX):
+    """The item's photo and, where one is named, its video are labelled with the item's boxes (in frames 0 and 4)."""
+    instance = int(f"2{item_id[1:]}01")
+
+    def labels(box):
+        return [{"label": "dress", "viewpoint": 0, "display": 0, "instance_id": instance, "box": box}]
+
+    path = root / "image_annotation" / item_id / "0.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"annotations": labels(photo_box)}))
+    if video_id:
+        path = root / "video_annotation" / f"{video_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"frames": [{"frame_index": k, "annotations": labels(FRAME_BOX)} for k in (0, 4)]}))
+
+
+def write_run(root, work, pairs, part=""):
+    """A work folder as infer leaves it, each pair (item, video, distance) one vote for frame 5; files of folder `part`."""
+    catalogue_media(root, work, MAX_PIXELS, fresh=False)
+    sides = ["x1", "y1", "x2", "y2"]
+    photos = pd.DataFrame([(item, f"{part}image/{item}/0.png", "0", 0, *PHOTO_BOX, 0.9) for item, _, _ in pairs],
+                          columns=["item_id", "media_id", "name", "rank", *sides, "score"])
+    videos = pd.DataFrame([(video, f"{part}video/{video}.mp4", 5, 0, *FRAME_BOX, 0.9) for _, video, _ in pairs],
+                          columns=["video_id", "media_id", "frame_index", "rank", *sides, "score"])
+    number = dict.fromkeys([*sides, "score"], "float32") | {"rank": "int64"}
+    photos = photos.astype(dict.fromkeys(["item_id", "media_id", "name"], "str") | number)
+    videos = videos.astype({"video_id": "str", "media_id": "str", "frame_index": "int64"} | number)
+    votes = cast_votes(photos, videos, np.array([distance for _, _, distance in pairs], np.float32), np.arange(len(pairs)))
+    rule = {"keep_quantile": 0.28, "min_share": 0.5, "max_distance": 1.12}
+    matches, votes = match_items(votes, **rule)
+    Step(work / "matches", rule).write({"table": matches, "votes": votes})
+    write_result(build_result(matches), work / "result.json")
+
+
+def report(root, work, *options):
+    main(["--config", str(CONFIG), "--data", str(root), "--work", str(work), *map(str, options), "threads=1", "frames.start=4"])
+    return Page((work / "report.html").read_text(encoding="utf-8"))
+
+
+class Page(HTMLParser):
+    """The page as a browser takes it apart: its elements, and per card what it says and shows."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.elements, self.cards, self.words, self.rows = text, [], {}, "", []
+        self._card = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes))
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "article":
+            self._card = {"ids": attributes["data-ids"].split("\n"), "states": attributes["data-states"].split(), "words": "", "pictures": []}
+            self.cards[self._card["ids"][0]] = self._card
+        if tag == "img" and self._card:
+            self._card["pictures"].append(decoded(attributes["src"]))
+
+    def handle_endtag(self, tag):
+        if tag == "article":
+            self._card["words"] = " ".join(self._card["words"].split())
+            self._card = None
+
+    def handle_data(self, data):
+        self.words += data
+        if self.rows and self.elements[-1][0] in ("th", "td", "bdi") and data.strip() and not self.cards:
+            self.rows[-1].append(data)
+        if self._card:
+            self._card["words"] += data
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.elements)
+
+
+def decoded(uri):
+    head, data = uri.split(",", 1)
+    assert head in ("data:image/jpeg;base64", "data:image/png;base64")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB")).astype(int)
+
+
+def near(pixels, colour_rgb, tolerance=40):
+    return np.abs(pixels - np.array(colour_rgb)).max() <= tolerance
+
+
+@pytest.fixture
+def places(tmp_path):
+    return tmp_path / "data", tmp_path / "work"
+
+
+@pytest.fixture
+def labelled(places):
+    """Videos 000001 (right), 000002 (declared item 000003), 000004 (left out), and plain, which shows no item."""
+    root, work = places
+    for number, colour in enumerate([(200, 60, 60), (60, 60, 200), (200, 200, 60), (60, 200, 200)], 1):
+        item_id = f"00000{number}"
+        write_photo(root, item_id, colour)
+        write_labels(root, item_id, item_id if number != 3 else None)
+        if number != 3:
+            write_video(root, item_id)
+    write_video(root, "plain")
+    write_run(root, work, [("000001", "000001", 0.5), ("000003", "000002", 0.7)])
+    return root, work
+
+
+def test_hostile_ids_are_escaped(places):
+    root, work = places
+    for text in HOSTILE:
+        write_photo(root, text)
+        write_video(root, text)
+    (root / "items.json").write_text(json.dumps([{"item_id": text, "kind": f"<b>{text}"} for text in HOSTILE]))
+    write_run(root, work, [(text, text, 0.5) for text in HOSTILE[:-1]])
+    page = report(root, work)
+    assert set(page.cards) == set(HOSTILE)
+    for text in HOSTILE[:-1]:
+        assert page.cards[text]["ids"] == [text, text]
+        assert page.cards[text]["words"].startswith(f"item {text} in video {text}")
+        assert f"<b>{text}" in page.cards[text]["words"]
+    assert page.cards[HOSTILE[-1]]["ids"] == [HOSTILE[-1], ""]
+    assert page.count("script") == 1 and page.count("b") == 0
+    assert page.count("img") == 2 * 4 + 1
+    assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
+
+
+def test_page_needs_nothing_from_outside(labelled):
+    root, work = labelled
+    page = report(root, work)
+    own = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", page.text)
+    for address in ("//", "@import", "url(", "fetch("):
+        assert address not in own
+    assert page.count("link") == page.count("iframe") == page.count("a") == 0
+    assert all(attributes["src"].startswith("data:image/") for _, attributes in page.elements if "src" in attributes)
+    assert all(not {"href", "srcset", "action"} & attributes.keys() for _, attributes in page.elements)
+
+
+def test_every_video_has_a_card_and_a_verdict(labelled):
+    root, work = labelled
+    cards = report(root, work).cards
+    assert {video: card["states"] for video, card in cards.items()} == {
+        "000001": ["all", "right", "match"], "000002": ["all", "wrong", "match"], "000004": ["all", "wrong", "nomatch"],
+        "plain": ["all", "right", "nomatch"]}
+    assert "distance 0.500 · votes 1, kept 1" in cards["000001"]["words"]
+    assert "declared item 000003, expected 000002" in cards["000002"]["words"]
+    assert "left out, though its item is in the catalogue" in cards["000004"]["words"]
+    assert "rightly left out" in cards["plain"]["words"]
+
+
+def test_score_is_shown_with_its_rules(labelled):
+    root, work = labelled
+    page = report(root, work)
+    words = " ".join(page.words.split())
+    # 1 of 2 declared is right, 3 are labelled: every S is 2 * 1 / (2 + 3).
+    assert page.rows == [["kind", "S1", "S2", "S3", "final", "labelled", "declared", "right item"],
+                         ["all", "0.400", "0.400", "0.400", "0.400", "3", "2", "1"]]
+    assert "Rules product, frame policy nearest" in words
+    assert "final = 0.2 S1 + 0.6 S2 + 0.2 S3" in words
+
+
+def test_pictures_show_boxes_and_the_declared_frame(labelled):
+    root, work = labelled
+    photo, frame = report(root, work).cards["000001"]["pictures"]
+    assert photo.shape == (320, 256, 3)  # 800 x 640 by 0.4, and so the box is 40, 80, 200, 280
+    assert near(photo[180, [40, 199]], BOX_RGB) and near(photo[[80, 279], 120], BOX_RGB)
+    assert near(photo[180, [36, 120, 204]], (200, 60, 60), 12)
+    assert frame.shape == (96, 64, 3)  # never enlarged
+    assert near(frame[40, [10, 49]], BOX_RGB) and near(frame[[20, 59], 30], BOX_RGB)
+    assert near(frame[40, [4, 30, 58]], (120, 120, 120), 8)  # frame 5 is of level 20 * 6
+
+
+def test_wrong_video_shows_the_right_items_photo(labelled):
+    root, work = labelled
+    cards = report(root, work).cards
+    declared, _, right = cards["000002"]["pictures"]
+    assert near(declared[180, 120], (200, 200, 60), 12)
+    assert near(right[180, 120], (60, 60, 200), 12) and near(right[180, [40, 199]], TRUTH_RGB)
+    first_frame, right = cards["000004"]["pictures"]
+    assert near(first_frame[40, 30], (100, 100, 100), 8)  # frames.start=4: level 20 * 5
+    assert near(right[180, 120], (60, 200, 200), 12)
+    assert len(cards["plain"]["pictures"]) == 1
+
+
+def test_box_off_its_product_is_wrong_and_says_why(places):
+    root, work = places
+    write_photo(root, "000001")
+    write_video(root, "000001")
+    write_labels(root, "000001", "000001", photo_box=(100, 200, 500, 400))  # 0.4 of the declared box
+    write_run(root, work, [("000001", "000001", 0.5)])
+    card = report(root, work).cards["000001"]
+    assert card["states"] == ["all", "wrong", "match"]
+    assert "S1 ✓ S2 ✓ S3 ✗" in card["words"] and "IoU 0.40" in card["words"]
+
+
+def test_scores_by_kind_where_kinds_are_known(labelled):
+    root, work = labelled
+    kinds = {"000001": "shirt", "000002": "shirt", "000003": "hat", "000004": "hat"}
+    (root / "items.json").write_text(json.dumps([{"item_id": item, "kind": kind} for item, kind in kinds.items()]))
+    page = report(root, work)
+    # A video's kind is that of its id; `plain` has none.
+    assert page.rows[1:] == [["?", "–", "–", "–", "–", "0", "0", "0"],
+                             ["hat", "0.000", "0.000", "0.000", "0.000", "1", "0", "0"],
+                             ["shirt", "0.500", "0.500", "0.500", "0.500", "2", "2", "1"],
+                             ["all", "0.400", "0.400", "0.400", "0.400", "3", "2", "1"]]
+    assert "hat" in page.cards["000004"]["words"]
+
+
+def test_ids_that_several_parts_share_show_the_part_that_was_matched(places):
+    root, work = places
+    for part, colour in (("a", (200, 60, 60)), ("b", (60, 60, 200))):
+        write_photo(root / part, "same", colour)
+        write_video(root / part, "clip")
+    write_run(root, work, [("same", "clip", 0.5)], part="b/")
+    cards = report(root, work).cards
+    assert list(cards) == ["clip"]
+    assert near(cards["clip"]["pictures"][0][180, 120], (60, 60, 200), 12)
+
+
+def test_without_truth_there_is_no_score(places):
+    root, work = places
+    write_photo(root, "shoe")
+    write_video(root, "clip")
+    write_video(root, "other")
+    write_run(root, work, [("shoe", "clip", 0.5)])
+    page = report(root, work)
+    assert [card["states"] for card in page.cards.values()] == [["all", "match"], ["all", "nomatch"]]
+    assert not re.search(r"final|S1|✓|✗", page.words)
+    filters = [attributes["data-filter"] for _, attributes in page.elements if "data-filter" in attributes]
+    assert filters == ["all", "match", "nomatch"]
+
+
+def test_videos_that_are_short_or_unreadable_have_cards(places):
+    root, work = places
+    write_photo(root, "shoe")
+    write_video(root, "short", n_frames=2)
+    (root / "video" / "broken.mp4").write_bytes(b"no video")
+    write_run(root, work, [])
+    cards = report(root, work).cards
+    assert near(cards["short"]["pictures"][0][40, 30], (20, 20, 20), 8)  # frame 0
+    assert cards["broken"]["pictures"] == [] and "not a readable video" in cards["broken"]["words"]
+
+
+def test_training_curves_stand_at_the_end(places):
+    root, work = places
+    write_photo(root, "shoe")
+    write_video(root, "clip")
+    write_run(root, work, [])
+    assert "Training curves" not in report(root, work).words
+    (work / "weights" / "detector").mkdir(parents=True)
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(work / "weights" / "detector" / "curves.png")
+    page = report(root, work)
+    assert page.words.index("detector") > page.words.index("clip")
+    assert decoded([attributes["src"] for tag, attributes in page.elements if tag == "img"][-1]).shape == (20, 30, 3)
+
+
+def test_result_of_another_run_is_refused(labelled):
+    root, work = labelled
+    write_result({}, work / "result.json")
+    with pytest.raises(UserError, match="result.json.*infer again"):
+        report(root, work)
+
+
+def test_other_data_is_refused(labelled):
+    root, work = labelled
+    write_video(root, "newcomer")
+    with pytest.raises(UserError, match="newcomer.mp4"):
+        report(root, work)
+
+
+def test_draw_match_places_boxes_and_joins_them():
+    photo = np.full((720, 960, 3), 100, np.uint8)  # by 0.5 into 360 x 480
+    frame = np.full((180, 90, 3), 60, np.uint8)  # by 2 into 360 x 180
+    drawn = draw_match(photo, np.array([200, 200, 600, 400]), frame, np.array([20, 40, 60, 160])).astype(int)
+    assert drawn.shape == (16 + 360 + 16, 16 + 480 + 72 + 180 + 16, 3)
+    # Corners on the canvas: photo 16 + (100, 100, 300, 200), frame (568, 16) + (40, 80, 120, 320).
+    assert (drawn[150, [116, 315]] == BOX_RGB).all() and (drawn[[116, 215], 200] == BOX_RGB).all()
+    assert (drawn[300, [608, 687]] == BOX_RGB).all() and (drawn[[96, 335], 650] == BOX_RGB).all()
+    for y, x in ((150, 115), (150, 316), (115, 200), (216, 200), (300, 607), (300, 688), (95, 650), (336, 650)):
+        assert (drawn[y, x] != BOX_RGB).any()  # one pixel outside
+    assert (drawn[150, 200] == 100).all() and (drawn[300, 650] == 60).all()  # inside: as it was
+    assert (drawn[40, 40] > 120).all() and (drawn[30, 600] > 80).all()  # outside: dimmed towards the paper
+    for x in range(500, 566):  # the line crosses the gap between the pictures without a break
+        assert (drawn[:, x] == BOX_RGB).all(axis=1).any()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0, 0, 64, 96), (-5, -5, 70, 100), (63, 95, 64, 96)])
+def test_draw_match_takes_boxes_at_the_edges(box):
+    image = np.zeros((96, 64, 3), np.uint8)
+    assert draw_match(image, np.array(box), image, np.array(box)).dtype == np.uint8
+
+
+def test_picture_shows_the_three_nearest(places, tmp_path):
+    root, work = places
+    levels = {"a": 90, "b": 130, "c": 170, "d": 210}
+    distances = {"a": 0.9, "b": 0.3, "c": 0.5, "d": 0.4}
+    for item, level in levels.items():
+        write_photo(root, item, (level, level, level))
+        write_video(root, item)
+    write_run(root, work, [(item, item, distances[item]) for item in levels])
+    report(root, work, "--picture", tmp_path / "nearest.png")
+    picture = np.asarray(Image.open(tmp_path / "nearest.png"))
+    assert picture.shape[0] == 3 * (360 + 16) + 16
+    assert [int(picture[16 + 376 * row + 200, 16 + 130, 0]) for row in range(3)] == [levels[item] for item in "bdc"]
+
+
+def test_picture_without_matches_is_refused(places, tmp_path):
+    root, work = places
+    write_photo(root, "shoe")
+    write_video(root, "clip")
+    write_run(root, work, [])
+    with pytest.raises(UserError, match="no video has a match"):
+        report(root, work, "--picture", tmp_path / "nearest.png")

@@ -1,0 +1,233 @@
+"""Steps of the work folder: killed and gone on, reused, rebuilt; files whole or not there; one run at a time."""
+
+import fcntl
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shared.errors import UserError
+from shared.work import Step, chunks, fingerprint, locked, read_step, table_fingerprint, write_json, write_whole
+
+EMPTY = {"table": pd.DataFrame({"part": pd.Series(dtype="int64"), "name": pd.Series(dtype="str")}), "vectors": np.zeros((0, 3), np.float32)}
+
+
+class Builder:
+    """Builds parts of two rows each, remembers which, and fails when it comes to `fails_at`."""
+
+    def __init__(self, fails_at=None):
+        self.built, self.fails_at = [], fails_at
+
+    def __call__(self, k):
+        if k == self.fails_at:
+            raise KeyboardInterrupt
+        self.built.append(k)
+        table = pd.DataFrame({"part": [k, k], "name": [f"{k}a", f"{k}ä"]})
+        return {"table": table, "vectors": np.full((2, 3), k, np.float32)}, [{"media_id": f"bad{k}", "reason": "broken"}] if k == 1 else []
+
+
+def run(folder, builder, depends=None, fresh=False, n_parts=4):
+    """One run of a step as an entry module does it."""
+    step = Step(folder, depends or {"key": 1}, fresh)
+    if not step.done:
+        step.build_parts(n_parts, builder)
+        step.finish(n_parts, ["table", "vectors"], EMPTY, {"model": "x"})
+    return step
+
+
+def test_a_finished_step_holds_all_parts_in_order(tmp_path):
+    step = run(tmp_path / "step", Builder())
+    assert step.table("table").part.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert step.table("table").name.tolist()[:2] == ["0a", "0ä"]
+    assert step.vectors()[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and step.vectors().dtype == np.float32
+    assert step.manifest["rows"] == 8 and step.manifest["skipped"] == [{"media_id": "bad1", "reason": "broken"}]
+    assert step.manifest["fingerprint"] == step.fingerprint and step.manifest["model"] == "x" and step.manifest["seconds"] >= 0
+    assert step.manifest["depends"] == {"key": 1}
+    assert not (step.folder / "parts").exists()
+
+
+def test_a_killed_step_goes_on_at_its_first_missing_part(tmp_path):
+    killed = Builder(fails_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "step", killed)
+    assert killed.built == [0, 1]
+    assert not Step(tmp_path / "step", {"key": 1}).done  # no manifest: not finished
+    again = Builder()
+    step = run(tmp_path / "step", again)
+    assert again.built == [2, 3]
+    whole = run(tmp_path / "whole", Builder())
+    assert step.table("table").equals(whole.table("table")) and np.array_equal(step.vectors(), whole.vectors())
+    assert step.manifest["skipped"] == whole.manifest["skipped"]  # also what an earlier run skipped
+
+
+def test_a_part_that_was_written_by_halves_is_built_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "step", Builder(fails_at=2))
+    EMPTY["table"].to_parquet(tmp_path / "step/parts/00002.table.parquet")  # its vectors were not written yet
+    again = Builder()
+    step = run(tmp_path / "step", again)
+    assert again.built == [2, 3] and len(step.table("table")) == 8
+
+
+def test_a_step_killed_before_its_manifest_builds_no_part_again(tmp_path):
+    Step(tmp_path / "step", {"key": 1}).build_parts(4, Builder())
+    again = Builder()
+    assert run(tmp_path / "step", again).manifest["rows"] == 8
+    assert again.built == []
+
+
+def test_an_equal_fingerprint_is_reused(tmp_path):
+    run(tmp_path / "step", Builder())
+    again = Builder()
+    assert run(tmp_path / "step", again).done and again.built == []
+
+
+def test_the_order_of_keys_is_no_change(tmp_path):
+    run(tmp_path / "step", Builder(), {"a": 1, "b": {"c": 2, "d": 3}})
+    assert Step(tmp_path / "step", {"b": {"d": 3, "c": 2}, "a": 1}).done
+
+
+@pytest.mark.parametrize("other", [{"key": 2}, {"key": "1"}, {"key": 1, "more": None}, {"key": [1]}])
+def test_a_changed_key_rebuilds_all(tmp_path, other):
+    run(tmp_path / "step", Builder())
+    again = Builder()
+    run(tmp_path / "step", again, other)
+    assert again.built == [0, 1, 2, 3]
+
+
+def test_parts_of_another_fingerprint_are_not_gone_on_from(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "step", Builder(fails_at=3))
+    again = Builder()
+    run(tmp_path / "step", again, {"key": 2})
+    assert again.built == [0, 1, 2, 3]
+
+
+def test_fresh_rebuilds_all(tmp_path):
+    run(tmp_path / "step", Builder())
+    again = Builder()
+    run(tmp_path / "step", again, fresh=True)
+    assert again.built == [0, 1, 2, 3]
+
+
+def test_a_step_without_parts_or_rows(tmp_path):
+    step = run(tmp_path / "none", Builder(), n_parts=0)
+    assert step.manifest["rows"] == 0 and step.vectors().shape == (0, 3)
+    assert step.table("table").dtypes.equals(EMPTY["table"].dtypes)
+    step = Step(tmp_path / "empty", {})
+    step.build_parts(2, lambda k: (EMPTY, []))
+    step.finish(2, ["table", "vectors"], EMPTY)
+    assert step.table("table").empty and step.vectors().shape == (0, 3)
+
+
+def test_parts_without_rows_do_not_change_the_columns_kinds(tmp_path):
+    step = Step(tmp_path / "step", {})
+    step.build_parts(3, lambda k: Builder()(k) if k == 1 else (EMPTY, []))
+    step.finish(3, ["table", "vectors"], EMPTY)
+    assert step.table("table").part.dtype == "int64" and len(step.table("table")) == 2 == len(step.vectors())
+
+
+def test_a_step_made_in_one_go(tmp_path):
+    step = Step(tmp_path / "step", {"key": 1})
+    step.write({"table": pd.DataFrame({"a": [1, 2]}), "votes": pd.DataFrame({"b": [1.0]})}, facts={"why": "so"})
+    again = Step(tmp_path / "step", {"key": 1})
+    assert again.done and again.manifest["rows"] == 2 and again.manifest["why"] == "so"
+    assert again.table("votes").b.tolist() == [1.0]
+
+
+def test_read_step_gives_a_finished_step_and_leaves_it_as_it_is(tmp_path):
+    made = run(tmp_path / "step", Builder(), {"key": {"list": [1, 0.1, None, "ä"]}})
+    step = read_step(tmp_path / "step")
+    assert step.done and step.fingerprint == made.fingerprint and len(step.table("table")) == 8
+    (tmp_path / "step" / "begun.json").unlink()
+    assert len(read_step(tmp_path / "step").table("table")) == 8  # reading takes nothing away
+
+
+def test_read_step_refuses_what_another_version_made_and_deletes_nothing(tmp_path):
+    run(tmp_path / "step", Builder())
+    manifest = tmp_path / "step" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fingerprint": "of another schema"}))
+    with pytest.raises(UserError, match="step"):
+        read_step(tmp_path / "step")
+    assert (tmp_path / "step" / "table.parquet").exists()
+
+
+def test_read_step_refuses_what_is_not_finished(tmp_path):
+    for make in (lambda folder: None, lambda folder: Step(folder, {}), lambda folder: (folder / "manifest.json").write_text("{")):
+        make(tmp_path / "step")
+        with pytest.raises(UserError, match="not finished"):
+            read_step(tmp_path / "step")
+
+
+def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": "ä"})
+
+    def fail(beside):
+        beside.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_whole(path, fail)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"old": "ä"}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_while_a_file_is_written_its_name_is_not_taken(tmp_path):
+    seen = []
+    write_whole(tmp_path / "a", lambda beside: (beside.write_text("x"), seen.append((tmp_path / "a").exists())))
+    assert seen == [False] and (tmp_path / "a").read_text() == "x"
+
+
+HOLD = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+
+
+def test_a_lock_held_by_another_process_is_respected_until_it_ends(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"held\n"
+            with pytest.raises(UserError, match="another run is using"), locked(tmp_path):
+                pass
+        finally:
+            other.kill()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_keeps_others_out_and_is_freed_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path / "deep" / "work"):
+        with open(tmp_path / "deep" / "work" / ".lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise RuntimeError
+    with locked(tmp_path / "deep" / "work"):
+        pass
+
+
+def test_a_work_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    for work in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot be written"), locked(work):
+            pass
+
+
+@pytest.mark.parametrize(("n_rows", "size", "lengths"), [(0, 3, []), (1, 3, [1]), (3, 3, [3]), (7, 3, [3, 3, 1])])
+def test_chunks_cover_all_rows_once(n_rows, size, lengths):
+    rows = list(range(n_rows))
+    parts = [rows[part] for part in chunks(n_rows, size)]
+    assert [len(part) for part in parts] == lengths and sum(parts, []) == rows
+
+
+def test_fingerprints_tell_values_apart():
+    values = [{}, {"a": 1}, {"a": 1.5}, {"a": "1"}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": None}, [], ["ä"], ["a"]]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def test_table_fingerprints_see_values_names_and_order():
+    table = pd.DataFrame({"a": [1, 2], "b": [0.1, 0.2]})
+    changed = [table.rename(columns={"a": "c"}), table.iloc[::-1], table.assign(b=[0.1, 0.2 + 1e-12]), table.iloc[:1], table[["b", "a"]]]
+    assert len({table_fingerprint(each) for each in [table, *changed]}) == 6
+    assert table_fingerprint(table.set_axis([7, 8])) == table_fingerprint(table)  # the index is no value
