@@ -75,8 +75,8 @@ class Run:
     """What a finished run left.
 
     data: as read now. paths: media_id -> path, of the same. matches: as `vote.match_items` gives them, with the columns
-    item_media_id and video_media_id. rule: the settings that the matches were made with. fps: media_id -> frames per second of a video, 0 where unknown.
-    skipped: media_id -> why the file could not be read.
+    item_media_id and video_media_id. rule: the settings that the matches were made with. fps: media_id -> frames per
+    second of a video, 0 where unknown. skipped: media_id -> why the file could not be read.
     """
 
     data: Dataset
@@ -102,15 +102,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_run(root: Path, work: Path) -> Run:
-    """Reads data set and work folder. Raises UserError where a step is not finished or the two do not belong together."""
+    """Reads data and work folder. Raises UserError where a step is not finished or the two do not belong together."""
     media_step, match_step = read_step(work / "media"), read_step(work / "matches")
     media = media_step.table("table")
     skipped = {entry["media_id"]: entry["reason"] for entry in media_step.manifest["skipped"]}
     data = read_dataset(root)
     strangers = set(data.media.media_id) ^ (set(media.media_id) | skipped.keys())
     if strangers:
-        raise UserError(f"{root}: {min(strangers)} is in only one of the data and {work / 'media'} ({len(strangers)} such "
-                        "files). Name the data that the run was made from, or run infer again.")
+        raise UserError(f"{root}: {min(strangers)} is in only one of the data and {work / 'media'} ({len(strangers)} "
+                        "such files). Name the data that the run was made from, or run infer again.")
     matches, votes = match_step.table("table"), match_step.table("votes")
     path = work / "result.json"
     if read_result(path) != check_result(build_result(matches)):
@@ -120,7 +120,7 @@ def read_run(root: Path, work: Path) -> Run:
 
 
 def _with_media(matches: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
-    """The matches with the media that their photo box and their frame box were seen in; names alone can be ambiguous."""
+    """The matches with the media that their photo and frame boxes were seen in; names alone can be ambiguous."""
     kept, own = votes[votes.kept], matches[["item_id", "video_id"]]
     for column, keys in (("item_media_id", ["item_id", "img_name", *ITEM_BOX]),
                          ("video_media_id", ["item_id", "video_id", "frame_index", *FRAME_BOX])):
@@ -142,7 +142,7 @@ def score_run(run: Run, config: Config) -> dict | None:
 
 
 def fit(image_rgb: np.ndarray, size_hw: tuple[int, int], enlarge: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The picture scaled to fit into size_hw, and the (4,) factors that scale its boxes. Shrinks only, or enlarges too."""
+    """The picture scaled to fit into size_hw (shrunk only, or enlarged too), and the (4,) factors for its boxes."""
     height, width = image_rgb.shape[:2]
     scale = min(size_hw[0] / height, size_hw[1] / width)
     scale = scale if enlarge else min(scale, 1.0)
@@ -153,7 +153,7 @@ def fit(image_rgb: np.ndarray, size_hw: tuple[int, int], enlarge: bool = False) 
 
 
 def draw_box(image_rgb: np.ndarray, box: np.ndarray, colour_rgb: tuple[int, int, int]) -> None:
-    """Draws a box into the picture, its outer edge on the box's edge (cut to the picture), a thin dark line inside it."""
+    """Draws a box into the picture, its outer edge on the box's edge (cut to the picture), inside it a dark line."""
     height, width = image_rgb.shape[:2]
     x1, y1, x2, y2 = np.rint(clip_boxes(box, width, height)[0]).astype(int).tolist()
     for inset in range(LINE + 1):
@@ -243,7 +243,8 @@ def _box(match, names: list[str]) -> np.ndarray:
 
 
 def png_bytes(image_rgb: np.ndarray) -> bytes:
-    return cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", image_bgr, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
 
 def thumbnail(caption: str, image_rgb: np.ndarray, boxes: np.ndarray, colour_rgb: tuple[int, int, int]) -> Picture:
@@ -345,21 +346,23 @@ def _frame_caption(run: Run, media_id: str, frame_index: int) -> str:
 
 def read_curves(weights: Path) -> list[Picture]:
     """<weights>/*/curves.png as pictures, by the folders' names."""
-    return [Picture(path.parent.name, _data_uri("png", path.read_bytes())) for path in sorted(weights.glob("*/curves.png"))]
+    paths = sorted(weights.glob("*/curves.png"))
+    return [Picture(path.parent.name, _data_uri("png", path.read_bytes())) for path in paths]
 
 
 def render_page(title: str, run: Run, score: dict | None, cards: list[Card], curves: list[Picture]) -> str:
     """The page as HTML. Everything that comes from outside (ids, names, reasons) is escaped by the template engine."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     photos = run.data.media[run.data.media.kind == "photo"]
     counts = {"all": len(cards), "right": sum(card.verdict == "right" for card in cards),
-              "wrong": sum(card.verdict == "wrong" for card in cards), "match": sum(card.item_id != "" for card in cards)}
+              "wrong": sum(card.verdict == "wrong" for card in cards),
+              "match": sum(card.item_id != "" for card in cards)}
     counts["nomatch"] = counts["all"] - counts["match"]
     by_kind = score.get("by_kind", {}) if score else {}
     return environment.get_template("report.html.j2").render(
-        title=title, score=score, score_rows=[*by_kind.items(), ("all", score)], levels=LEVELS, cards=cards, curves=curves,
-        counts=counts, n_items=photos.item_id.nunique(), n_photos=len(photos), rule=run.rule,
+        title=title, score=score, score_rows=[*by_kind.items(), ("all", score)], levels=LEVELS, cards=cards,
+        curves=curves, counts=counts, n_items=photos.item_id.nunique(), n_photos=len(photos), rule=run.rule,
         skipped=sorted(run.skipped.items()), problems=run.data.problems)
 
 

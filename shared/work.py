@@ -66,7 +66,7 @@ class Step:
         self._started = time.monotonic()
         self._manifest_path = folder / "manifest.json"
         begun_path = folder / "begun.json"
-        if fresh or _fingerprint_of(begun_path) != self.fingerprint:
+        if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         if not begun_path.exists():
@@ -141,11 +141,18 @@ class Step:
 
 
 def read_step(folder: Path) -> Step:
-    """A finished step that an earlier stage left. Raises UserError where it is missing or not finished."""
+    """A finished step that an earlier stage left; reading changes nothing.
+
+    Raises UserError where it is missing, not finished, or made by another version.
+    """
     manifest = folder / "manifest.json"
-    if _fingerprint_of(manifest) is None:
+    found = _fingerprint_of(manifest)
+    if found is None:
         raise UserError(f"{folder}: not finished (no manifest.json). Run stage 1 on this work folder first: `bash run.sh infer` runs both.")
-    return Step(folder, json.loads(manifest.read_text(encoding="utf-8"))["depends"])
+    depends = json.loads(manifest.read_text(encoding="utf-8")).get("depends", {})
+    if found != fingerprint({"schema": SCHEMA_VERSION, **depends}):  # Step would clear the folder to build it anew
+        raise UserError(f"{folder}: made by another version of vid2shop. Run stage 1 on this work folder again.")
+    return Step(folder, depends)
 
 
 @contextlib.contextmanager

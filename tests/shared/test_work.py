@@ -150,7 +150,7 @@ def test_read_step_refuses_what_another_version_made_and_deletes_nothing(tmp_pat
     run(tmp_path / "step", Builder())
     manifest = tmp_path / "step" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fingerprint": "of another schema"}))
-    with pytest.raises(UserError, match="step"):
+    with pytest.raises(UserError, match="another version"):
         read_step(tmp_path / "step")
     assert (tmp_path / "step" / "table.parquet").exists()
 

@@ -1,0 +1,83 @@
+"""What the entry points share: options, threads, and how they end."""
+
+import os
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from shared.cli import DEFAULT_CONFIG, config_of, parse_options, run_entry, use_threads
+from shared.errors import UserError
+
+
+def test_defaults():
+    options = parse_options("x", [])
+    assert (options.data, options.work, options.weights) == (Path("data"), Path("work"), Path("work/weights"))
+    assert options.fresh is False and options.overrides == [] and options.config == DEFAULT_CONFIG
+    assert DEFAULT_CONFIG.name == "cpu.yaml" and DEFAULT_CONFIG.is_file()
+
+
+def test_options_and_overrides_in_any_order():
+    options = parse_options("x", ["match.keep_quantile=0.5", "--data", "d", "--fresh", "seed=3", "--work=w", "--result", "r.json"],
+                            ("--result", "the answer"))
+    assert (options.data, options.work, options.weights, options.result) == (Path("d"), Path("w"), Path("w/weights"), Path("r.json"))
+    assert options.fresh and options.overrides == ["match.keep_quantile=0.5", "seed=3"]
+    config = config_of(options)
+    assert config.match.keep_quantile == 0.5 and config.seed == 3
+
+
+def test_the_config_that_the_weights_were_trained_with_goes_first(tmp_path):
+    arguments = ["--work", str(tmp_path), "--weights", str(tmp_path / "models")]
+    assert parse_options("x", arguments).config == DEFAULT_CONFIG
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "config.yaml").write_text("seed: 0\n")
+    assert parse_options("x", arguments).config == tmp_path / "models" / "config.yaml"
+    assert parse_options("x", [*arguments, "--config", "other.yaml"]).config == Path("other.yaml")
+
+
+def test_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_options("x", ["--colour", "red"])
+    assert caught.value.code == 2 and "--colour" in capsys.readouterr().err
+
+
+def test_a_user_error_is_its_message_alone(capsys):
+    def main():
+        raise UserError("data: no such folder. Name another with --data.")
+
+    with pytest.raises(SystemExit) as caught:
+        run_entry(main)
+    output = capsys.readouterr()
+    assert caught.value.code == 1 and output.out == ""
+    assert output.err.strip() == "error: data: no such folder. Name another with --data."
+
+
+def test_an_interrupt_ends_with_130(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run_entry(main)
+    assert caught.value.code == 130 and capsys.readouterr().out == ""
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_entry(lambda: 1 / 0)
+
+
+def test_an_entry_that_ends_well_ends_quietly(capsys):
+    run_entry(lambda: print("answer"))
+    assert capsys.readouterr().out == "answer\n"
+
+
+def test_threads_are_bounded():
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        assert use_threads(1) == 1
+        assert torch.get_num_threads() == 1 and cv2.getNumThreads() == 1
+        assert use_threads(0) == len(os.sched_getaffinity(0)) == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
