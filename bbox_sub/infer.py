@@ -12,10 +12,9 @@ from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import load_detector
 from shared.catalogue import catalogue_media
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, dump_config
+from shared.config import Config, save_config
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
-from shared.training import save_config
 from shared.weights import read_description
 from shared.work import Step, chunks, locked, table_fingerprint
 
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = options.weights / "detector"
     description = read_description(weights)
     with locked(options.work):
-        save_config(options.work, dump_config(config))
+        save_config(options.work, config)
         media_step = catalogue_media(options.data, options.work, config.data.max_pixels, options.fresh)
         media = media_step.table("table")
         shared_settings = {"weights": description["sha256"], "max_side": config.detect.max_side, "batch_size": config.detect.batch_size}

@@ -16,12 +16,12 @@ from bbox_sub.detector import build_detector
 from bbox_sub.evaluate import evaluate_detector
 from bbox_sub.targets import DetectorBatches, count_boxes, labelled_pictures
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, dump_config
+from shared.config import Config, save_config
 from shared.errors import UserError
 from shared.dataset import read_dataset, split_parts, train_and_validation
 from shared.frames import extract_labelled_frames
 from shared.progress import progress_bar
-from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, save_config, warmup_cosine
+from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
 from shared.weights import save_weights
 from shared.work import locked, table_fingerprint
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
         sides = [labelled_pictures(pictures[pictures.media_id.isin(part.media.media_id)], part.labels, config.detector.categories, config.data.label_aliases)
                  for part in parts]
-        save_config(options.weights, dump_config(config))
+        save_config(options.weights, config)
         train_detector(config, *sides, folder, depends, options.fresh)
 
 

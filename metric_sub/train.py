@@ -21,12 +21,12 @@ from metric_sub.evaluate import recall_at_1
 from metric_sub.losses import EmbeddingMemory, build_arcface
 from metric_sub.training_crops import cut_training_crops, products_of
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, Embedder, dump_config
+from shared.config import Config, Embedder, save_config
 from shared.dataset import read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.progress import progress_bar
-from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, save_config, warmup_cosine
+from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
 from shared.weights import save_weights
 from shared.work import locked, table_fingerprint
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, fresh=False)
         crops = cut_training_crops(products_of(used, config), pictures, config, options.work, options.fresh)
         train_crops, validation_crops = (crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts)
-        save_config(options.weights, dump_config(config))
+        save_config(options.weights, config)
         for model, depends in left:
             train_embedder(config, model, train_crops, validation_crops, options.weights / model.name, depends, options.fresh)
 

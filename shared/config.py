@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import UserError
+from shared.work import write_whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]  # YAML's bare no is false
 
 
 class Section(BaseModel):
@@ -88,7 +90,7 @@ class DetectorTrain(Section):
     colour_jitter: Share
     ema: Share  # weight of the past in the average of weights; 0: none
     proposals_sampled: Count  # per picture, for the box head's loss
-    precision: Literal["no", "bf16", "fp16"]
+    precision: Precision
     workers: Index
     checkpoint_every: Count  # iterations
     evaluate_every: Count  # epochs
@@ -162,7 +164,7 @@ class EmbedTrain(Section):
     arcface_margin: NotNegative  # radians
     label_smoothing: Share
     ema: Share
-    precision: Literal["no", "bf16", "fp16"]
+    precision: Precision
     workers: Index
     checkpoint_every: Count  # steps
     augment: Augment
@@ -235,6 +237,12 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
 def dump_config(config: BaseModel) -> str:
     """The config as YAML that `load_config` reads back to an equal object."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Writes the effective config beside an output, as <folder>/config.yaml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "config.yaml", lambda beside: beside.write_text(dump_config(config), encoding="utf-8"))
 
 
 def _apply_override(tree: dict, override: str) -> None:

@@ -137,11 +137,3 @@ def finished(folder: Path, depends: dict) -> bool:
         return read_description(folder).get("fingerprint") == fingerprint(depends)
     except UserError:
         return False
-
-
-def save_config(folder: Path, text: str) -> None:
-    """The effective config beside an output."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
-
-

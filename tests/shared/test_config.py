@@ -9,12 +9,12 @@ from shared.config import dump_config, load_config
 from shared.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
-TINY = next(path for path in CONFIGS if path.name == "tiny.yaml")
+FULL = next(path for path in CONFIGS if path.name == "wab.yaml")
 
 
 def changed(tmp_path, change):
-    """tiny.yaml with `change(tree)` done to it."""
-    tree = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    """wab.yaml with `change(tree)` done to it."""
+    tree = yaml.safe_load(FULL.read_text(encoding="utf-8"))
     change(tree)
     path = tmp_path / "changed.yaml"
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
@@ -43,7 +43,7 @@ def test_a_dumped_config_reads_back_equal(path, tmp_path):
 
 
 def test_a_dumped_config_keeps_small_numbers_and_other_scripts(tmp_path):
-    config = load_config(TINY, ["detector_train.weight_decay=0.00001", "data.label_aliases={短袖Top: 短袖上衣, 'no': 'on'}"])
+    config = load_config(FULL, ["detector_train.weight_decay=0.00001", "data.label_aliases={短袖Top: 短袖上衣, 'no': 'on'}"])
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_config(config), encoding="utf-8")
     assert "短袖上衣" in copy.read_text(encoding="utf-8")
@@ -52,9 +52,9 @@ def test_a_dumped_config_keeps_small_numbers_and_other_scripts(tmp_path):
 
 
 def test_frames_include_the_stop():
-    assert load_config(TINY, ["frames={start: 80, stop: 380, step: 20}"]).frames.indices == [*range(80, 381, 20)]
-    assert load_config(TINY, ["frames={start: 5, stop: 12, step: 4}"]).frames.indices == [5, 9]
-    assert load_config(TINY, ["frames={start: 9, stop: 3, step: 1}"]).frames.indices == []
+    assert load_config(FULL, ["frames={start: 80, stop: 380, step: 20}"]).frames.indices == [*range(80, 381, 20)]
+    assert load_config(FULL, ["frames={start: 5, stop: 12, step: 4}"]).frames.indices == [5, 9]
+    assert load_config(FULL, ["frames={start: 9, stop: 3, step: 1}"]).frames.indices == []
 
 
 @pytest.mark.parametrize(("change", "key", "near"), [
@@ -117,24 +117,33 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     ("frames.step=0", "frames.step"),
 ])
 def test_a_value_that_does_not_fit_is_refused_by_its_key(override, key):
-    assert key in message_of(TINY, [override])
+    assert key in message_of(FULL, [override])
 
 
 def test_models_must_have_names_of_their_own():
-    name = load_config(TINY).embedders[0].name
-    assert "names must differ" in message_of(TINY, [f"embedders.1.name={name}"])
-    assert "names must differ" in message_of(TINY, ["embedders.1.name=detector"])
+    name = load_config(FULL).embedders[0].name
+    assert "names must differ" in message_of(FULL, [f"embedders.1.name={name}"])
+    assert "names must differ" in message_of(FULL, ["embedders.1.name=detector"])
 
 
 def test_overrides_change_values_of_every_kind():
-    config = load_config(TINY, ["match.keep_quantile=0.5", "embedders.1.epochs=7", "embed.flip=false", "detector.categories=[top, skirt]",
+    config = load_config(FULL, ["match.keep_quantile=0.5", "embedders.1.epochs=7", "embed.flip=false", "detector.categories=[top, skirt]",
                                 "detector_train.phases.0.learning_rate=1e-3", "embedders.0.pretrained=weights/a=b.pt", "seed=5", "seed=6"])
     assert (config.match.keep_quantile, config.embedders[1].epochs, config.embed.flip) == (0.5, 7, False)
     assert config.detector.categories == ["top", "skirt"]
     assert config.detector_train.phases[0].learning_rate == 0.001
     assert config.embedders[0].pretrained == "weights/a=b.pt"
     assert config.seed == 6  # the later one counts
-    assert config.embedders[0].epochs == load_config(TINY).embedders[0].epochs
+    assert config.embedders[0].epochs == load_config(FULL).embedders[0].epochs
+
+
+def test_a_bare_no_is_a_precision(tmp_path):
+    config = load_config(FULL, ["detector_train.precision=no", "embed_train.precision='no'"])
+    assert config.detector_train.precision == config.embed_train.precision == "no"
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(copy) == config
+    assert "detector_train.precision" in message_of(FULL, ["detector_train.precision=true"])
 
 
 @pytest.mark.parametrize(("override", "expected"), [
@@ -143,14 +152,14 @@ def test_overrides_change_values_of_every_kind():
     ("match..keep_quantile=3", "expected section.key=value"),
     ("match.keep_quantil=0.3", "did you mean 'keep_quantile'?"),
     ("macht.keep_quantile=0.3", "did you mean 'match'?"),
-    ("embedders.2.epochs=1", "'embedders.2'"),
+    ("embedders.4.epochs=1", "'embedders.4'"),
     ("embedders.-1.epochs=1", "'embedders.-1'"),
     ("embedders.first.epochs=1", "'embedders.first'"),
     ("seed.more=1", "'seed.more'"),
     ("seed=[1", "not valid YAML"),
 ])
 def test_an_override_that_does_not_fit_is_refused(override, expected):
-    message = message_of(TINY, [override])
+    message = message_of(FULL, [override])
     assert repr(override) in message and expected in message
 
 
@@ -174,12 +183,12 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 def test_sections_may_share_yaml_anchors(tmp_path):
     path = tmp_path / "anchored.yaml"
-    text = TINY.read_text(encoding="utf-8").replace("match:\n  keep_quantile: 0.28", "match:\n  <<: *near")
+    text = FULL.read_text(encoding="utf-8").replace("match:\n  keep_quantile: 0.28", "match:\n  <<: *near")
     path.write_text("anchors: {match: &near {keep_quantile: 0.125}}\n" + text, encoding="utf-8")
     assert load_config(path).match.keep_quantile == 0.125
 
 
 def test_a_config_cannot_be_changed():
-    config = load_config(TINY)
+    config = load_config(FULL)
     with pytest.raises(ValueError):
         config.seed = 3

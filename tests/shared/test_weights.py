@@ -110,7 +110,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, nested, plain_pickle):
     trap = tmp_path / "it ran"
     value = {"model": STATE, "extra": Hostile(trap)} if nested else Hostile(trap)
     with open(tmp_path / "a.pth", "wb") as file:
-        pickle.dump(value, file) if plain_pickle else torch.save(value, file)
+        pickle.dump(value, file, protocol=2) if plain_pickle else torch.save(value, file)
     with pytest.raises(UserError, match=r"a\.pth: not a plain file of weights"):
         read_state(tmp_path / "a.pth")
     assert not trap.exists()

@@ -1,0 +1,1 @@
+"""Comparisons, each its own module with a `main(argv)`; `python -m benchmarks` lists them."""

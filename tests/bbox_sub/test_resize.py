@@ -1,0 +1,53 @@
+"""The resize rule against hand-worked sizes and pixel means."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bbox_sub.resize import resize_picture, resized_size
+
+side = st.integers(1, 4000)
+
+
+@pytest.mark.parametrize(("height", "width", "short_side", "max_side", "expected"), [
+    (960, 540, 608, 1333, (1081, 608)),  # 960 * 608 / 540 = 1080.9
+    (540, 960, 608, 1333, (608, 1081)),
+    (600, 600, 800, 1333, (800, 800)),
+    (500, 2000, 800, 1333, (333, 1333)),  # the long side's limit: 1333 / 2000
+    (608, 1000, 608, 1000, (608, 1000)),
+    (100, 50, 100, 120, (120, 60)),  # twice would pass the limit
+    (1, 10_000, 800, 1333, (1, 1333)),  # never under one pixel
+])
+def test_sizes_by_hand(height, width, short_side, max_side, expected):
+    assert resized_size(height, width, short_side, max_side) == expected
+
+
+@given(side, side, st.integers(8, 1000), st.integers(8, 1500))
+def test_one_limit_is_met_and_the_other_kept(height, width, short_side, max_side):
+    new = resized_size(height, width, short_side, max_side)
+    assert min(new) <= short_side and max(new) <= max_side and min(new) >= 1
+    assert min(new) == short_side or max(new) == max_side
+    scale = min(short_side / min(height, width), max_side / max(height, width))
+    assert abs(new[0] - height * scale) <= 1 and abs(new[1] - width * scale) <= 1
+
+
+def test_shrinking_takes_means_of_areas():
+    image = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+    resized = resize_picture(image, (6, 4))
+    expected = image.reshape(6, 2, 4, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+    assert resized.shape == (3, 6, 4) and str(resized.dtype) == "torch.uint8" and resized.is_contiguous()
+    assert np.abs(resized.numpy() - expected).max() <= 0.5
+
+
+def test_growing_stays_between_its_neighbours():
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[:, 1] = (240, 120, 60)
+    resized = resize_picture(image, (8, 8)).numpy()
+    assert (np.diff(resized.astype(int), axis=2) >= 0).all()  # from dark at the left to bright at the right
+    assert resized[:, 0, 0].tolist() == [0, 0, 0] and resized[:, 0, 7].tolist() == [240, 120, 60]
+
+
+def test_an_equal_size_changes_nothing():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(resize_picture(image, (5, 7)).numpy(), image.transpose(2, 0, 1))

@@ -1,0 +1,149 @@
+"""What the detector learns from: boxes stay on their products through resizing and mirroring; batches go by seed and step."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bbox_sub.targets import DetectorBatches, LabelledPicture, fit_boxes, labelled_pictures
+from shared.config import Config
+from shared.errors import UserError
+from shared.frames import write_jpeg
+
+
+def changed(config, **keys):
+    """The config with other values of detector_train."""
+    tree = config.model_dump()
+    tree["detector_train"].update(keys)
+    return Config.model_validate(tree)
+
+
+def table(rows, columns):
+    return pd.DataFrame(rows, columns=columns)
+
+
+PICTURES = table([("a", 0, "a.jpg"), ("v", 8, "v8.jpg"), ("v", 0, "v0.jpg")], ["media_id", "frame_index", "picture"])
+LABELS = table([("a", 0, "top", 1, 2, 3, 4), ("v", 8, "skirt", 5, 6, 7, 8), ("a", 0, "Top", 9, 10, 11, 12), ("other", 0, "top", 0, 0, 1, 1)],
+               ["media_id", "frame_index", "label", "x1", "y1", "x2", "y2"])
+
+
+def test_boxes_go_to_their_pictures_in_the_pictures_order():
+    found = labelled_pictures(PICTURES, LABELS, ["product"], {})
+    assert [picture.picture for picture in found] == ["a.jpg", "v8.jpg", "v0.jpg"]
+    assert [picture.boxes_xyxy.tolist() for picture in found] == [[[1, 2, 3, 4], [9, 10, 11, 12]], [[5, 6, 7, 8]], []]
+    assert [picture.labels.tolist() for picture in found] == [[1, 1], [1], []]
+    assert found[2].boxes_xyxy.shape == (0, 4) and found[0].boxes_xyxy.dtype == np.float32 and found[0].labels.dtype == np.int64
+
+
+def test_several_categories_are_numbered_from_1_by_label_or_alias():
+    found = labelled_pictures(PICTURES, LABELS, ["skirt", "top"], {"Top": "top"})
+    assert [picture.labels.tolist() for picture in found] == [[2, 2], [1], []]
+
+
+def test_labels_without_a_category_are_named():
+    with pytest.raises(UserError, match=r"detector.categories.*\['Top'\]"):
+        labelled_pictures(PICTURES, LABELS, ["skirt", "top"], {})
+
+
+def test_no_labels_at_all_make_pictures_without_boxes():
+    assert [len(picture.labels) for picture in labelled_pictures(PICTURES, LABELS.iloc[:0], ["product"], {})] == [0, 0, 0]
+
+
+def test_boxes_are_clipped_and_slivers_left_out():
+    boxes = np.float32([[-5, -5, 20, 20], [9.5, 0, 30, 5], [0, 0, 10, 8], [50, 50, 60, 60], [2, 2, 3, 3]])
+    kept, labels = fit_boxes(boxes, np.array([1, 2, 3, 4, 5]), 10, 8)
+    assert kept.tolist() == [[0, 0, 10, 8], [0, 0, 10, 8], [2, 2, 3, 3]] and labels.tolist() == [1, 3, 5]
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Nine pictures of differing sizes, each with one white box on black, and one without."""
+    rng, pictures = np.random.default_rng(0), []
+    for k in range(10):
+        height, width = int(rng.integers(60, 120)), int(rng.integers(60, 120))
+        image = np.zeros((height, width, 3), np.uint8)
+        x1, y1 = int(rng.integers(4, 25)), int(rng.integers(4, 25))
+        box = x1, y1, x1 + int(rng.integers(12, 30)), y1 + int(rng.integers(12, 30))
+        if k < 9:
+            image[box[1]:box[3], box[0]:box[2]] = 255
+        write_jpeg(tmp_path / f"{k}.jpg", image)
+        n_boxes = int(k < 9)
+        pictures.append(LabelledPicture(str(tmp_path / f"{k}.jpg"), np.float32([box])[:n_boxes], np.full(n_boxes, 1)))
+    return pictures
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_boxes_lie_on_what_they_mark(drawn, tiny_config, flip):
+    batches = DetectorBatches(drawn, changed(tiny_config, flip=flip, colour_jitter=0.0, batch_size=5))
+    seen = 0
+    for step in range(2):
+        for image, target in zip(*batches[step], strict=True):
+            assert image.dtype == torch.float32 and 0 <= image.min() and image.max() <= 1
+            assert target["boxes"].shape == (len(target["labels"]), 4) and target["boxes"].dtype == torch.float32
+            if not len(target["labels"]):
+                assert image.max() < 0.2
+                continue
+            seen += 1
+            rows, columns = np.nonzero(image[0].numpy() > 0.5)
+            bright = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert np.abs(target["boxes"][0].numpy() - bright).max() <= 1.5
+    assert seen == 9
+
+
+def test_mirroring_is_mirroring(drawn, tiny_config):
+    plain, mirrored = (DetectorBatches(drawn, changed(tiny_config, flip=flip, colour_jitter=0.0)) for flip in (0.0, 1.0))
+    for image, other in zip(plain[3][0], mirrored[3][0], strict=True):
+        assert torch.equal(image, other.flip(-1))
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a[0], b[0], strict=True)) and all(
+        torch.equal(x[key], y[key]) for x, y in zip(a[1], b[1], strict=True) for key in x)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(drawn, tiny_config):
+    config = changed(tiny_config, colour_jitter=1.0)
+    batches = DetectorBatches(drawn, config)
+    torch.manual_seed(0)
+    first = [batches[step] for step in range(6)]
+    torch.manual_seed(99)
+    for step in (5, 2):
+        assert same(DetectorBatches(drawn, config)[step], first[step])
+    assert not same(first[0], DetectorBatches(drawn, config.model_copy(update={"seed": 1}))[0])
+
+
+def test_every_picture_comes_once_per_epoch_in_an_order_of_its_own(drawn, tiny_config, monkeypatch):
+    batches = DetectorBatches(drawn, changed(tiny_config, batch_size=2))
+    assert batches.steps_per_epoch == 5
+    orders, read = [], []
+    monkeypatch.setattr(batches, "_sample", lambda labelled, short_side, rng: (read.append(labelled.picture), {}))
+    for epoch in range(3):
+        read.clear()
+        for step in range(5):
+            batches[5 * epoch + step]
+        orders.append(list(read))
+        assert sorted(read) == sorted(picture.picture for picture in drawn)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_few_pictures_are_repeated_to_fill_a_batch(drawn, tiny_config):
+    images, targets = DetectorBatches(drawn[:3], changed(tiny_config, batch_size=8))[0]
+    assert len(images) == len(targets) == 8
+
+
+def test_sizes_go_by_phase_and_keep_to_the_limit(drawn, tiny_config):
+    phases = [{"iterations": 3, "short_sides": [32, 48], "learning_rate": 0.1}, {"iterations": 2, "short_sides": [64], "learning_rate": 0.01}]
+    batches = DetectorBatches(drawn, changed(tiny_config, phases=phases, max_side=1000, batch_size=4))
+    assert len(batches) == 5
+    for step in range(5):
+        short = {min(image.shape[1:]) for image in batches[step][0]}
+        assert len(short) == 1 and short <= ({32, 48} if step < 3 else {64})  # one for the whole batch
+    limited = DetectorBatches(drawn, changed(tiny_config, phases=phases, max_side=40))
+    assert max(max(image.shape[1:]) for image in limited[4][0]) <= 40
+
+
+def test_a_picture_that_cannot_be_read_is_named(tiny_config, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"none")
+    broken = LabelledPicture(str(tmp_path / "broken.jpg"), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    with pytest.raises(UserError, match=r"broken\.jpg"):
+        DetectorBatches([broken], tiny_config)[0]

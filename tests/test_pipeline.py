@@ -1,0 +1,211 @@
+"""The pipeline as its users run it: run.sh as a process, on folders without annotations, killed, repeated, changed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bbox_sub.detector import build_detector
+from metric_sub.embedder import build_embedder, describe_embedder
+from metric_sub.result import check_result
+from shared.config import Config, dump_config
+from shared.weights import save_weights
+from tests.conftest import PROJECT
+from tests.drawing import numbered_frames, product_box, scene, write_video
+
+RUN = ["bash", str(PROJECT / "run.sh")]
+VERBS = ["setup", "sample", "check", "train", "infer", "score", "report", "demo", "test", "bench"]
+
+
+@pytest.fixture
+def untrained(tiny_config: Config, tmp_path: Path) -> Path:
+    """A weights folder of networks with random weights, as training would leave it, and the config beside them.
+
+    Thresholds of 0 let every box through: what is tested here is the flow, not the answer.
+    """
+    config = tiny_config.model_copy(update={
+        "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0}),
+        "match": tiny_config.match.model_copy(update={"max_distance": 2.0})})
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    save_weights(folder / "detector", build_detector(config.detector, load_pretrained=False), {"kind": "detector", "architecture": config.detector.model_dump()})
+    for model in config.embedders:
+        net = build_embedder(model, config.embed, load_pretrained=False)
+        save_weights(folder / model.name, net, describe_embedder(net, model, config.embed, {}, 0))
+    (folder / "config.yaml").write_text(dump_config(config))
+    return folder
+
+
+@pytest.fixture
+def plain_data(tmp_path: Path) -> Path:
+    """Two items and two videos with ids and formats of all sorts, without an annotation."""
+    root = tmp_path / "plain data"
+    rng = np.random.default_rng(0)
+    for item_id, name, source in (("shoe A", "side view.png", "000000"), ("shoe A", "1.webp", "000000"), ("käse-7", "front.PNG", "000001")):
+        (root / "image" / item_id).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(source, (10, 8, 48, 60), rng)).save(root / "image" / item_id / name)
+    (root / "video").mkdir()
+    for name, source in (("shoe A.mov", "000000"), ("käse-7.mkv", "000001"), ("-dash.mp4", "000002")):
+        write_video(root / "video" / name, [scene(source, product_box(source, k), rng) for k in range(20)])
+    return root
+
+
+def run(*arguments: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([*RUN, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+
+
+def infer(data: Path, weights: Path, work: Path, *more: str, **options) -> subprocess.CompletedProcess:
+    return run("infer", "--data", data, "--weights", weights, "--work", work, *more, **options)
+
+
+def test_an_unknown_verb_shows_the_usage_and_exits_2():
+    for arguments in ([], ["infre"]):
+        ended = run(*arguments)
+        assert ended.returncode == 2 and ended.stdout == "" and "usage: bash run.sh VERB" in ended.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb):
+    ended = run(verb, "-h")
+    assert ended.returncode == 0 and ended.stdout.startswith(f"usage: bash run.sh {verb}")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["infer", "--data", "nowhere"], "no trained model"),
+    (["train", "--data", "nowhere"], "nowhere: no such folder"),
+    (["infer", "match.keep_quantil=0.1"], "did you mean 'keep_quantile'"),
+    (["score", "--data", ".", "--result", "nowhere.json"], "nowhere"),
+    (["check", "--data", "nowhere"], "nowhere: no such folder"),
+])
+def test_mistakes_are_told_in_words_and_leave_stdout_empty(arguments, words, tmp_path):
+    ended = run(*arguments, cwd=tmp_path)
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert words in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_plain_folders_any_ids_any_formats_and_only_json_on_stdout(plain_data, untrained, tmp_path):
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    (noise / "sitecustomize.py").write_text("import os\nos.write(1, b'a library prints here\\n')\nprint('and here')\n")
+    (tmp_path / "elsewhere").mkdir()
+    ended = infer(plain_data, untrained, tmp_path / "work", cwd=tmp_path / "elsewhere", env={**os.environ, "PYTHONPATH": str(noise)})
+    assert ended.returncode == 0, ended.stderr
+    assert "a library prints here" in ended.stderr
+    result = json.loads(ended.stdout)
+    entries = check_result(result)
+    assert entries and set(entries) <= {"shoe A", "käse-7", "-dash"}
+    assert {entry.item_id for entry in entries.values()} <= {"shoe A", "käse-7"}
+    assert {pair["img_name"] for entry in result.values() for pair in entry["result"]} <= {"side view", "1", "front"}
+    assert all(entry["frame_index"] in (0, 8, 16) for entry in result.values())
+    manifest = json.loads((tmp_path / "work" / "media" / "manifest.json").read_text())
+    assert manifest["rows"] == 6 and manifest["skipped"] == []
+
+
+def test_a_rerun_reuses_and_a_changed_key_rebuilds_only_what_depends_on_it(plain_data, untrained, tmp_path):
+    work = tmp_path / "work"
+    first = infer(plain_data, untrained, work)
+    steps = ["media", "detections/photos", "detections/videos", "embeddings/photos", "embeddings/videos", "matches"]
+
+    def made() -> dict[str, int]:
+        return {step: (work / step / "manifest.json").stat().st_mtime_ns for step in steps}
+
+    before = made()
+    again = infer(plain_data, untrained, work)
+    assert again.stdout == first.stdout and made() == before
+    assert all(f"{work / step}: reused" in again.stderr for step in steps)
+    for override, rebuilt in [("match.max_distance=1.9", {"matches"}),
+                              ("detect.video_score=0.001", {"detections/videos", "embeddings/videos", "matches"}),
+                              ("detect.photo_short_side=150", {"detections/photos", "embeddings/photos", "matches"})]:
+        before = made()
+        assert infer(plain_data, untrained, work, override).returncode == 0
+        changed = {step for step in steps if made()[step] != before[step]}
+        assert changed == rebuilt, override
+
+
+def test_a_new_photo_rebuilds_no_video(plain_data, untrained, tmp_path):
+    work = tmp_path / "work"
+    infer(plain_data, untrained, work)
+    videos = [(work / step / "videos" / "manifest.json").stat().st_mtime_ns for step in ("detections", "embeddings")]
+    Image.fromarray(numbered_frames(1)[0]).save(plain_data / "image" / "shoe A" / "new.bmp")
+    (plain_data / "image" / "shoe A" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    ended = infer(plain_data, untrained, work)
+    assert ended.returncode == 0, ended.stderr
+    assert videos == [(work / step / "videos" / "manifest.json").stat().st_mtime_ns for step in ("detections", "embeddings")]
+    skipped = json.loads((work / "media" / "manifest.json").read_text())["skipped"]
+    assert [entry["media_id"] for entry in skipped] == ["image/shoe A/broken.jpg"] and skipped[0]["reason"]
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrained, tmp_path):
+    started = time.monotonic()
+    undisturbed = infer(plain_data, untrained, tmp_path / "calm").stdout
+    seconds = time.monotonic() - started
+    assert undisturbed.startswith("{")
+    moments = random.Random(0)
+    for trial in range(5):
+        work = tmp_path / f"killed-{trial}"
+        process = subprocess.Popen([*RUN, "infer", "--data", plain_data, "--weights", untrained, "--work", work], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(moments.uniform(0.3, 0.95) * seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert infer(plain_data, untrained, work).stdout == undisturbed
+
+
+def test_a_work_folder_in_use_is_refused(plain_data, untrained, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from shared.work import locked\n"
+                               "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)", work], cwd=PROJECT, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        ended = infer(plain_data, untrained, work)
+        assert ended.returncode == 1 and ended.stdout == "" and "another run is using this work folder" in ended.stderr
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_check_prints_the_counts_and_fails_on_what_does_not_fit(tiny_data):
+    good = run("check", "--data", tiny_data)
+    assert good.returncode == 0 and "faults: 0" in good.stdout
+    photos = next(line for line in good.stdout.splitlines() if line.startswith("photos"))
+    assert photos.split() == ["photos", "4", "4", "8"]
+    (tiny_data / "train" / "image" / "000000" / "0.jpg").write_bytes(b"no picture")
+    path = tiny_data / "validation" / "video_annotation" / "000002.json"
+    annotation = json.loads(path.read_text())
+    annotation["frames"][0]["annotations"][0]["box"] = [0, 0, 400, 40]
+    annotation["frames"][1]["frame_index"] = 99
+    path.write_text(json.dumps(annotation))
+    bad = run("check", "--data", tiny_data)
+    assert bad.returncode == 1 and "faults: 3" in bad.stdout
+    assert "not a readable picture" in bad.stdout and "leaves the picture" in bad.stdout and "frame 99 is labelled" in bad.stdout
+
+
+def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untrained, tmp_path):
+    stub = tmp_path / "bin" / "docker"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "--end--" >> "{tmp_path}/calls"\n')
+    stub.chmod(0o755)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "result.json").write_text("{}")
+    environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}", "RUNNER": "docker"}
+    ended = infer(plain_data, untrained, work, "--fresh", "match.max_distance=1", env=environment)
+    assert ended.returncode == 0 and ended.stdout == "{}", ended.stderr
+    calls = [call.strip().splitlines() for call in (tmp_path / "calls").read_text().split("--end--\n") if call]
+    runs = [call for call in calls if call[0] == "run"]
+    assert [call[call.index("-m") + 1] for call in runs] == ["bbox_sub.infer", "metric_sub.infer"]
+    for call in runs:
+        assert {f"{plain_data}:/data:ro", f"{work}:/work", f"{untrained}:/weights", f"{untrained}/config.yaml:/config.yaml:ro", "--read-only"} <= set(call)
+        assert call[-2:] == ["--fresh", "match.max_distance=1"]
+        inside = call[call.index("python"):]
+        assert str(plain_data) not in " ".join(inside) and str(work) not in " ".join(inside)
