@@ -1,14 +1,13 @@
 """The network of stage 1: Faster R-CNN (Ren et al. 2015) on a VoVNetV2 (Lee & Park 2020) with a feature pyramid (Lin et al. 2017).
 
 torchvision's Faster R-CNN, timm's VoVNet. `build_detector` makes it from its config section, `load_detector` from a trained
-model's own folder. Pictures come already resized: uint8 RGB tensors (3, H, W), each of its own size.
+model's own folder. Pictures come already resized: float32 RGB tensors (3, H, W) in 0..1.
 """
 
 import re
 from pathlib import Path
 
 import timm
-import torch
 from timm.layers import create_attn, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -58,7 +57,10 @@ def build_detector(config: Detector, *, load_pretrained: bool, training: dict | 
     """
     if not re.match(r"(ese_)?vovnet", config.backbone) or not timm.is_model(config.backbone):
         raise UserError(f"detector.backbone: expected a VoVNet that timm has ({', '.join(timm.list_models('*vovnet*'))}), found {config.backbone!r}.")
-    body = timm.create_model(config.backbone, num_classes=0, global_pool="")
+    try:
+        body = timm.create_model(config.backbone, num_classes=0, global_pool="")
+    except RuntimeError as error:  # the name is known, the tag after its dot is not
+        raise UserError(f"detector.backbone: {config.backbone!r}: {error}") from None
     body.head = nn.Identity()
     if config.ese_in_every_block:
         _add_ese(body)

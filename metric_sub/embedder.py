@@ -3,6 +3,7 @@
 `build_embedder` makes one from the config, `load_embedder` from a trained model's own folder.
 """
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +63,12 @@ class TrainedEmbedder:
 def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> EmbeddingNet:
     """The network of one entry of `embedders`. Raises UserError for an unknown backbone and for weights that do not fit."""
     if not timm.is_model(model.backbone):
-        near = timm.list_models(f"*{model.backbone.split('.')[0][:12]}*")[:5]
+        near = difflib.get_close_matches(model.backbone.split(".")[0], timm.list_models(), n=5)
         raise UserError(f"embedders: {model.name}: timm has no backbone {model.backbone!r}; near it: {', '.join(near) or 'none'}.")
-    backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
+    try:
+        backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
+    except RuntimeError as error:  # the name is known, the tag after its dot is not
+        raise UserError(f"embedders: {model.name}: backbone {model.backbone!r}: {error}") from None
     if load_pretrained:
         fill_backbone(backbone, model.backbone, model.pretrained, f"embedders.{model.name}.pretrained")
     colours = backbone.pretrained_cfg

@@ -195,8 +195,8 @@ def _read_kinds(root: Path) -> dict[str, str]:
     for path in (Path(root) / "items.json", Path(root).resolve().parent / "items.json"):
         if path.is_file():
             try:
-                return {entry["item_id"] or entry["video_id"]: entry["kind"] for entry in json.loads(path.read_text(encoding="utf-8"))}
-            except (ValueError, KeyError, TypeError) as error:
+                return {entry.get("item_id") or entry["video_id"]: entry["kind"] for entry in json.loads(path.read_text(encoding="utf-8"))}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{path}: expected a list of objects with item_id (or video_id) and kind ({type(error).__name__}: {error})") from None
     return {}
 

@@ -119,6 +119,11 @@ def test_a_backbone_that_is_no_vovnet_is_refused(config, name):
         build(changed(config, backbone=name))
 
 
+def test_an_unknown_tag_is_refused(config):
+    with pytest.raises(UserError, match=r"detector\.backbone: 'ese_vovnet19b_dw\.none'.*tag"):
+        build(changed(config, backbone="ese_vovnet19b_dw.none"))
+
+
 NAMES = {  # detectron2's VoVNet -> timm's, by hand
     "stem.stem_1/conv.weight": "stem.0.conv.weight",
     "stem.stem_3/norm.running_var": "stem.2.bn.running_var",

@@ -131,8 +131,10 @@ def test_few_crops_still_make_a_step(crops, tiny_config):
     assert batches.steps_per_epoch == 1 and batches[0][0].shape[0] == 4
 
 
-def test_jittered_boxes_cut_other_pixels(crops, tiny_config):
-    image = np.tile(np.arange(96, dtype=np.uint8)[None, :, None] * 2, (40, 1, 3))
-    write_jpeg(crops.crop[0].replace("0.jpg", "ramp.jpg"), image) if False else None
-    plain = EmbedderBatches(crops, changed(tiny_config), tiny_config.embedders[0])
-    assert torch.equal(plain[0][0], plain[0][0])
+def test_every_crop_has_a_jitter_of_its_own(tmp_path, tiny_config):
+    write_jpeg(tmp_path / "ramp.jpg", np.tile(np.arange(96, dtype=np.uint8)[None, :, None] * 2, (96, 1, 3)))
+    crops = pd.DataFrame([(7, str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4, columns=["product", "crop", "x1", "y1", "x2", "y2"])
+    means = {share: EmbedderBatches(crops, changed(tiny_config, augment={"box_jitter": share}), tiny_config.embedders[0])[0][0].mean(dim=(1, 2, 3))
+             for share in (0.0, 0.2)}
+    assert (means[0.0] * 255).tolist() == pytest.approx([2 * 44.5] * 4, abs=2)  # columns 30 to 59
+    assert len(set(means[0.2].tolist())) == 4

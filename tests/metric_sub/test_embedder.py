@@ -109,11 +109,17 @@ def test_all_that_should_learn_does(model, shape):
     assert [name for name, weight in net.named_parameters() if weight.grad is None or not torch.isfinite(weight.grad).all()] == []
 
 
-@pytest.mark.parametrize(("name", "near"), [("resnet10x", "resnet10t"), ("effnet-b5", "none"), ("", "near it")])
+@pytest.mark.parametrize(("name", "near"), [
+    ("resnet10x", "resnet10t"), ("effnet-b5", "efficientnet_b5"), ("tf_efficientnet_b55.ns_jft_in1k", "tf_efficientnet_b5"), ("", "none")])
 def test_an_unknown_backbone_is_refused_with_near_names(model, shape, name, near):
     with pytest.raises(UserError, match=f"embedders: {model.name}: timm has no backbone") as caught:
         build(changed(model, backbone=name), shape)
     assert near in str(caught.value)
+
+
+def test_an_unknown_tag_is_refused(model, shape):
+    with pytest.raises(UserError, match=r"embedders: a: backbone 'resnet10t\.none'.*tag"):
+        build(changed(model, backbone="resnet10t.none"), shape)
 
 
 def test_pretrained_files_fill_the_backbone_alone(model, shape, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.config import dump_config, load_config
+from shared.config import dump_config, load_config, save_config
 from shared.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -49,6 +49,13 @@ def test_a_dumped_config_keeps_small_numbers_and_other_scripts(tmp_path):
     assert "短袖上衣" in copy.read_text(encoding="utf-8")
     assert load_config(copy) == config
     assert load_config(copy).data.label_aliases["no"] == "on"
+
+
+def test_a_config_kept_beside_an_output_reads_back_equal(tmp_path):
+    config = load_config(FULL, ["seed=7"])
+    save_config(tmp_path / "deep" / "work", config)
+    assert [path.name for path in (tmp_path / "deep" / "work").iterdir()] == ["config.yaml"]
+    assert load_config(tmp_path / "deep" / "work" / "config.yaml") == config
 
 
 def test_frames_include_the_stop():

@@ -184,10 +184,16 @@ def test_kinds_come_from_the_root_or_from_above_it(tiny_data):
     assert read_dataset(tiny_data / "train").kinds == {"000000": "own"}
 
 
+def test_kinds_of_videos_without_an_item(tiny_data):
+    write_json(tiny_data / "items.json", [{"item_id": None, "video_id": "a", "kind": "N"}, {"item_id": "b", "video_id": "c", "kind": "M"},
+                                          {"video_id": "d", "kind": "N"}])
+    assert read_dataset(tiny_data).kinds == {"a": "N", "b": "M", "d": "N"}
+
+
 @pytest.mark.parametrize("value", ["{", {"000000": "even"}, [{"item_id": "000000"}], ["000000"], 3])
 def test_an_items_file_of_another_shape_is_refused(tiny_data, value):
     write_json(tiny_data / "items.json", value)
-    with pytest.raises(UserError, match=r"items\.json.*item_id and kind"):
+    with pytest.raises(UserError, match=r"items\.json.*item_id.*kind"):
         read_dataset(tiny_data)
 
 

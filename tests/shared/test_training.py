@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, save_config, warmup_cosine
+from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
 from shared.weights import save_weights
 
 
@@ -161,8 +161,3 @@ def test_a_new_run_does_not_keep_the_record_of_the_last(tmp_path):
     second.note(0, loss=2.0)
     second.draw()
     assert [row["loss"] for row in rows_of(tmp_path)] == ["2.0"]
-
-
-def test_the_config_is_kept_beside_the_output(tmp_path):
-    save_config(tmp_path / "deep" / "work", "label: 短袖\n")
-    assert (tmp_path / "deep" / "work" / "config.yaml").read_text(encoding="utf-8") == "label: 短袖\n"
