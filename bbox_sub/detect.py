@@ -11,7 +11,9 @@ from shared.boxes import clip_boxes
 
 
 @torch.inference_mode()
-def detect_boxes(model: FasterRCNN, images_rgb: Sequence[np.ndarray], *, short_side: int, max_side: int, batch_size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def detect_boxes(
+    model: FasterRCNN, images_rgb: Sequence[np.ndarray], *, short_side: int, max_side: int, batch_size: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(boxes_xyxy (N, 4) float32, scores (N,) float32, labels (N,) int64) of each picture, best first.
 
     Pictures are uint8 H x W x 3 of any sizes; those that are resized to one size share a batch. Boxes are clipped pixels
@@ -23,14 +25,16 @@ def detect_boxes(model: FasterRCNN, images_rgb: Sequence[np.ndarray], *, short_s
     for size_hw in sorted(set(sizes)):
         places = [k for k, size in enumerate(sizes) if size == size_hw]
         for start in range(0, len(places), batch_size):
-            batch = places[start:start + batch_size]
+            batch = places[start : start + batch_size]
             inputs = [resize_picture(images_rgb[k], size_hw).to(device).float() / 255 for k in batch]  # (3, h, w)
             for k, output in zip(batch, model(inputs), strict=True):
                 found[k] = _in_original(output, images_rgb[k].shape[:2], size_hw)
     return found
 
 
-def _in_original(output: dict[str, torch.Tensor], original_hw: tuple[int, int], size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _in_original(
+    output: dict[str, torch.Tensor], original_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width = original_hw
     scale = np.tile(np.float32([width / size_hw[1], height / size_hw[0]]), 2)
     boxes = clip_boxes(output["boxes"].float().cpu().numpy() * scale, width, height)

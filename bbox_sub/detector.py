@@ -30,7 +30,9 @@ class VoVNetPyramid(nn.Module):
     def __init__(self, body: nn.Module, channels: int):
         super().__init__()
         self.body = body
-        self.pyramid = FeaturePyramidNetwork([stage["num_chs"] for stage in body.feature_info[1:]], channels, LastLevelMaxPool())
+        self.pyramid = FeaturePyramidNetwork(
+            [stage["num_chs"] for stage in body.feature_info[1:]], channels, LastLevelMaxPool()
+        )
         self.out_channels = channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -56,7 +58,9 @@ def build_detector(config: Detector, *, load_pretrained: bool, training: dict | 
     weights that do not fit.
     """
     if not re.match(r"(ese_)?vovnet", config.backbone) or not timm.is_model(config.backbone):
-        raise UserError(f"detector.backbone: expected a VoVNet that timm has ({', '.join(timm.list_models('*vovnet*'))}), found {config.backbone!r}.")
+        raise UserError(
+            f"detector.backbone: expected a VoVNet that timm has ({', '.join(timm.list_models('*vovnet*'))}), found {config.backbone!r}."
+        )
     try:
         body = timm.create_model(config.backbone, num_classes=0, global_pool="")
     except RuntimeError as error:  # the name is known, the tag after its dot is not
@@ -69,13 +73,22 @@ def build_detector(config: Detector, *, load_pretrained: bool, training: dict | 
     if config.freeze_batch_norm:
         body = freeze_batch_norm_2d(body)
     mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
-    anchors = AnchorGenerator(tuple((size,) for size in config.anchor_sizes), (tuple(config.anchor_ratios),) * len(config.anchor_sizes))
+    anchors = AnchorGenerator(
+        tuple((size,) for size in config.anchor_sizes), (tuple(config.anchor_ratios),) * len(config.anchor_sizes)
+    )
     head = TwoMLPHead(config.pyramid_channels * BOX_POOL**2, config.box_head_features)
     predictor = FastRCNNPredictor(config.box_head_features, len(config.categories) + 1)
     model = FasterRCNN(
-        VoVNetPyramid(body, config.pyramid_channels), rpn_anchor_generator=anchors, box_head=head, box_predictor=predictor,
+        VoVNetPyramid(body, config.pyramid_channels),
+        rpn_anchor_generator=anchors,
+        box_head=head,
+        box_predictor=predictor,
         rpn_post_nms_top_n_test=config.proposals,
-        rpn_pre_nms_top_n_test=config.proposals, box_nms_thresh=config.nms_iou, box_detections_per_img=config.detections, **(training or {}))
+        rpn_pre_nms_top_n_test=config.proposals,
+        box_nms_thresh=config.nms_iou,
+        box_detections_per_img=config.detections,
+        **(training or {}),
+    )
     model.transform = NormaliseAndPad(min_size=0, max_size=0, image_mean=list(mean), image_std=list(std))
     return model
 

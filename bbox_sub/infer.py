@@ -19,8 +19,19 @@ from shared.weights import read_description
 from shared.work import Step, chunks, locked, table_fingerprint
 
 PHOTOS_PER_PART, VIDEOS_PER_PART = 32, 4
-COLUMNS = {"media_id": "str", "item_id": "str", "name": "str", "frame_index": "int64", "rank": "int64", "x1": "float32", "y1": "float32", "x2": "float32",
-           "y2": "float32", "score": "float32", "category": "str"}
+COLUMNS = {
+    "media_id": "str",
+    "item_id": "str",
+    "name": "str",
+    "frame_index": "int64",
+    "rank": "int64",
+    "x1": "float32",
+    "y1": "float32",
+    "x2": "float32",
+    "y2": "float32",
+    "score": "float32",
+    "category": "str",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,24 +44,49 @@ def main(argv: list[str] | None = None) -> None:
         save_config(options.work, config)
         media_step = catalogue_media(options.data, options.work, config.data.max_pixels, options.fresh)
         media = media_step.table("table")
-        shared_settings = {"weights": description["sha256"], "max_side": config.detect.max_side, "batch_size": config.detect.batch_size}
+        shared_settings = {
+            "weights": description["sha256"],
+            "max_side": config.detect.max_side,
+            "batch_size": config.detect.batch_size,
+        }
         photos = media[media.kind == "photo"].reset_index(drop=True)
         videos = media[media.kind == "video"].reset_index(drop=True)
         settings = config.detect
-        photo_step = Step(options.work / "detections" / "photos", {
-            **shared_settings, "media": table_fingerprint(photos), "score": settings.photo_score, "short_side": settings.photo_short_side,
-            "keep_best": settings.keep_best_photo_box}, options.fresh)
-        video_step = Step(options.work / "detections" / "videos", {
-            **shared_settings, "media": table_fingerprint(videos), "score": settings.video_score, "short_side": settings.video_short_side,
-            "frames": config.frames.indices}, options.fresh)
+        photo_step = Step(
+            options.work / "detections" / "photos",
+            {
+                **shared_settings,
+                "media": table_fingerprint(photos),
+                "score": settings.photo_score,
+                "short_side": settings.photo_short_side,
+                "keep_best": settings.keep_best_photo_box,
+            },
+            options.fresh,
+        )
+        video_step = Step(
+            options.work / "detections" / "videos",
+            {
+                **shared_settings,
+                "media": table_fingerprint(videos),
+                "score": settings.video_score,
+                "short_side": settings.video_short_side,
+                "frames": config.frames.indices,
+            },
+            options.fresh,
+        )
         if photo_step.done and video_step.done:
             return
         least = 0.0 if settings.keep_best_photo_box else settings.photo_score
         model, architecture = load_detector(weights, least_score=min(least, settings.video_score))
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        for step, rows, size, detect in ((photo_step, photos, PHOTOS_PER_PART, detect_in_photos), (video_step, videos, VIDEOS_PER_PART, detect_in_videos)):
+        for step, rows, size, detect in (
+            (photo_step, photos, PHOTOS_PER_PART, detect_in_photos),
+            (video_step, videos, VIDEOS_PER_PART, detect_in_videos),
+        ):
             if not step.done:
-                build_detections(step, rows, size, lambda part, detect=detect: detect(model, architecture.categories, part, config))
+                build_detections(
+                    step, rows, size, lambda part, detect=detect: detect(model, architecture.categories, part, config)
+                )
 
 
 def build_detections(step: Step, media: pd.DataFrame, rows_per_part: int, detect) -> None:
@@ -67,7 +103,9 @@ def build_detections(step: Step, media: pd.DataFrame, rows_per_part: int, detect
     step.finish(len(parts), ["table"], {"table": detection_table([])})
 
 
-def detect_in_photos(model: FasterRCNN, categories: list[str], photos: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, list[dict]]:
+def detect_in_photos(
+    model: FasterRCNN, categories: list[str], photos: pd.DataFrame, config: Config
+) -> tuple[pd.DataFrame, list[dict]]:
     """The detections of some photos: a table with COLUMNS, and what could not be read."""
     settings, rows, images, readable, skipped = config.detect, [], [], [], []
     for photo in photos.itertuples():
@@ -76,7 +114,9 @@ def detect_in_photos(model: FasterRCNN, categories: list[str], photos: pd.DataFr
             readable.append(photo)
         except MediaError as error:
             skipped.append({"media_id": photo.media_id, "reason": str(error)})
-    found = detect_boxes(model, images, short_side=settings.photo_short_side, max_side=settings.max_side, batch_size=settings.batch_size)
+    found = detect_boxes(
+        model, images, short_side=settings.photo_short_side, max_side=settings.max_side, batch_size=settings.batch_size
+    )
     for photo, (boxes, scores, labels) in zip(readable, found, strict=True):
         n_kept = int((scores >= settings.photo_score).sum())
         n_kept = max(n_kept, 1) if settings.keep_best_photo_box else n_kept
@@ -84,7 +124,9 @@ def detect_in_photos(model: FasterRCNN, categories: list[str], photos: pd.DataFr
     return detection_table(rows), skipped
 
 
-def detect_in_videos(model: FasterRCNN, categories: list[str], videos: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, list[dict]]:
+def detect_in_videos(
+    model: FasterRCNN, categories: list[str], videos: pd.DataFrame, config: Config
+) -> tuple[pd.DataFrame, list[dict]]:
     """The detections of some videos' frames: a table with COLUMNS, and what could not be read."""
     settings, rows, skipped = config.detect, [], []
     for video in videos.itertuples():
@@ -94,17 +136,29 @@ def detect_in_videos(model: FasterRCNN, categories: list[str], videos: pd.DataFr
             skipped.append({"media_id": video.media_id, "reason": str(error)})
             continue
         if not frames:
-            skipped.append({"media_id": video.media_id, "reason": f"shorter than the first wanted frame ({config.frames.start})"})
-        found = detect_boxes(model, [image for _, image in frames], short_side=settings.video_short_side, max_side=settings.max_side, batch_size=settings.batch_size)
+            skipped.append(
+                {"media_id": video.media_id, "reason": f"shorter than the first wanted frame ({config.frames.start})"}
+            )
+        found = detect_boxes(
+            model,
+            [image for _, image in frames],
+            short_side=settings.video_short_side,
+            max_side=settings.max_side,
+            batch_size=settings.batch_size,
+        )
         for (index, _), (boxes, scores, labels) in zip(frames, found, strict=True):
             keep = scores >= settings.video_score
             rows += detection_rows(video, index, boxes[keep], scores[keep], labels[keep], categories)
     return detection_table(rows), skipped
 
 
-def detection_rows(medium, frame_index: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, categories: list[str]) -> list[tuple]:
-    return [(medium.media_id, medium.item_id, medium.name, frame_index, rank, *box, score, categories[label - 1])
-            for rank, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))]
+def detection_rows(
+    medium, frame_index: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, categories: list[str]
+) -> list[tuple]:
+    return [
+        (medium.media_id, medium.item_id, medium.name, frame_index, rank, *box, score, categories[label - 1])
+        for rank, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))
+    ]
 
 
 def detection_table(rows: list[tuple]) -> pd.DataFrame:

@@ -27,7 +27,9 @@ class LabelledPicture:
     labels: np.ndarray
 
 
-def labelled_pictures(pictures: pd.DataFrame, labels: pd.DataFrame, categories: list[str], aliases: dict[str, str]) -> list[LabelledPicture]:
+def labelled_pictures(
+    pictures: pd.DataFrame, labels: pd.DataFrame, categories: list[str], aliases: dict[str, str]
+) -> list[LabelledPicture]:
     """One LabelledPicture per row of `pictures` (media_id, frame_index, picture), in its order.
 
     One category takes every box, distractors too: the detector finds products, stage 2 tells which. With several, a box's
@@ -37,13 +39,22 @@ def labelled_pictures(pictures: pd.DataFrame, labels: pd.DataFrame, categories: 
     if len(categories) > 1:
         unknown = sorted(set(names) - set(categories))
         if unknown:
-            raise UserError(f"detector.categories: the data has labels that it lacks: {unknown}. Add them there or under data.label_aliases.")
-    numbers = names.map({name: k for k, name in enumerate(categories, 1)}) if len(categories) > 1 else pd.Series(1, labels.index)
+            raise UserError(
+                f"detector.categories: the data has labels that it lacks: {unknown}. Add them there or under data.label_aliases."
+            )
+    numbers = (
+        names.map({name: k for k, name in enumerate(categories, 1)})
+        if len(categories) > 1
+        else pd.Series(1, labels.index)
+    )
     labels = labels.assign(number=numbers.astype("int64"))
     boxes = {key: group for key, group in labels.groupby(["media_id", "frame_index"], sort=False)}
     none = labels.iloc[:0]
     found = [(row.picture, boxes.get((row.media_id, row.frame_index), none)) for row in pictures.itertuples()]
-    return [LabelledPicture(picture, group[["x1", "y1", "x2", "y2"]].to_numpy("float32"), group.number.to_numpy("int64")) for picture, group in found]
+    return [
+        LabelledPicture(picture, group[["x1", "y1", "x2", "y2"]].to_numpy("float32"), group.number.to_numpy("int64"))
+        for picture, group in found
+    ]
 
 
 def fit_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,12 +91,16 @@ class DetectorBatches(TorchDataset):
         torch.manual_seed(int(rng.integers(2**31)))  # torchvision's transforms draw from torch
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self._config.seed, 0, epoch]).permutation(len(self._pictures))
-        chosen = np.resize(order, max(len(order), self._train.batch_size))[place * self._train.batch_size:][:self._train.batch_size]
+        chosen = np.resize(order, max(len(order), self._train.batch_size))[place * self._train.batch_size :][
+            : self._train.batch_size
+        ]
         short_side = int(rng.choice(self._short_sides[step]))
         samples = [self._sample(self._pictures[k], short_side, rng) for k in chosen]
         return [image for image, _ in samples], [target for _, target in samples]
 
-    def _sample(self, labelled: LabelledPicture, short_side: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _sample(
+        self, labelled: LabelledPicture, short_side: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         image_rgb = read_picture(labelled.picture, self._config.data.max_pixels)
         height, width = image_rgb.shape[:2]
         boxes, labels = fit_boxes(labelled.boxes_xyxy, labelled.labels, width, height)
@@ -97,7 +112,10 @@ class DetectorBatches(TorchDataset):
             boxes = np.stack([size_hw[1] - boxes[:, 2], boxes[:, 1], size_hw[1] - boxes[:, 0], boxes[:, 3]], axis=1)
         image = self._colour(image).float() / 255
         large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)  # what shrank under a pixel cannot be learnt
-        return image, {"boxes": torch.from_numpy(boxes[large]).float().reshape(-1, 4), "labels": torch.from_numpy(labels[large])}
+        return image, {
+            "boxes": torch.from_numpy(boxes[large]).float().reshape(-1, 4),
+            "labels": torch.from_numpy(labels[large]),
+        }
 
 
 def count_boxes(pictures: list[LabelledPicture]) -> None:

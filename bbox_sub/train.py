@@ -17,8 +17,8 @@ from bbox_sub.evaluate import evaluate_detector
 from bbox_sub.targets import DetectorBatches, count_boxes, labelled_pictures
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, save_config
-from shared.errors import UserError
 from shared.dataset import read_dataset, split_parts, train_and_validation
+from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.progress import progress_bar
 from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
@@ -34,44 +34,79 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(config.threads)
     with locked(options.work):
         dataset = read_dataset(options.data)
-        parts = train_and_validation(dataset, config.detector_train.parts, config.data.validation_parts, config.data.holdout)
+        parts = train_and_validation(
+            dataset, config.detector_train.parts, config.data.validation_parts, config.data.holdout
+        )
         folder = options.weights / "detector"
-        depends = {"detector": config.detector.model_dump(), "train": config.detector_train.model_dump(), "seed": config.seed,
-                   "data": config.data.model_dump(), "media": table_fingerprint(dataset.media), "labels": table_fingerprint(dataset.labels)}
+        depends = {
+            "detector": config.detector.model_dump(),
+            "train": config.detector_train.model_dump(),
+            "seed": config.seed,
+            "data": config.data.model_dump(),
+            "media": table_fingerprint(dataset.media),
+            "labels": table_fingerprint(dataset.labels),
+        }
         if finished(folder, depends) and not options.fresh:
             log.info("%s: reused, it was trained with this config on this data", folder)
             return
         used = split_parts(dataset, config.training_parts)
         pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
-        sides = [labelled_pictures(pictures[pictures.media_id.isin(part.media.media_id)], part.labels, config.detector.categories, config.data.label_aliases)
-                 for part in parts]
+        sides = [
+            labelled_pictures(
+                pictures[pictures.media_id.isin(part.media.media_id)],
+                part.labels,
+                config.detector.categories,
+                config.data.label_aliases,
+            )
+            for part in parts
+        ]
         save_config(options.weights, config)
         train_detector(config, *sides, folder, depends, options.fresh)
 
 
-def train_detector(config: Config, train_pictures: list, validation_pictures: list, folder, depends: dict, fresh: bool) -> None:
+def train_detector(
+    config: Config, train_pictures: list, validation_pictures: list, folder, depends: dict, fresh: bool
+) -> None:
     """The training loop. Leaves the finished model in `folder`."""
     settings = config.detector_train
     count_boxes(train_pictures)
     accelerator = Accelerator(mixed_precision=settings.precision)
     set_seed(config.seed)
-    torch.set_flush_denormal(True)  # young batch norms make numbers so small that a CPU handles them slowly
-    model = build_detector(config.detector, load_pretrained=True, training={
-        "rpn_pre_nms_top_n_train": 2 * config.detector.proposals, "rpn_post_nms_top_n_train": config.detector.proposals,
-        "box_batch_size_per_image": settings.proposals_sampled})
+    model = build_detector(
+        config.detector,
+        load_pretrained=True,
+        training={
+            "rpn_pre_nms_top_n_train": 2 * config.detector.proposals,
+            "rpn_post_nms_top_n_train": config.detector.proposals,
+            "box_batch_size_per_image": settings.proposals_sampled,
+        },
+    )
     model = model.to(memory_format=torch.channels_last)
     batches = DetectorBatches(train_pictures, config)
-    rates = [phase.learning_rate * warmup_cosine(step, phase.iterations, min(settings.warmup_iterations, phase.iterations - 1))
-             for phase in settings.phases for step in range(phase.iterations)]
+    rates = [
+        phase.learning_rate
+        * warmup_cosine(step, phase.iterations, min(settings.warmup_iterations, phase.iterations - 1))
+        for phase in settings.phases
+        for step in range(phase.iterations)
+    ]
     optimizer = make_optimizer(settings.optimizer, model, rates[0], settings.weight_decay, settings.momentum)
     model, optimizer = accelerator.prepare(model, optimizer)
     average = average_of(accelerator.unwrap_model(model), settings.ema)
-    checkpoint = Checkpoint(folder, depends, {"model": accelerator.unwrap_model(model), "optimizer": optimizer, "average": average})
+    checkpoint = Checkpoint(
+        folder, depends, {"model": accelerator.unwrap_model(model), "optimizer": optimizer, "average": average}
+    )
     progress = {} if fresh else checkpoint.load()
     start, best = progress.get("step", 0), progress.get("best", -1.0)
     record = Record(folder, start)
-    loader = accelerator.prepare(DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=settings.workers,
-                                            prefetch_factor=2 if settings.workers else None))
+    loader = accelerator.prepare(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(start, len(batches)),
+            num_workers=settings.workers,
+            prefetch_factor=2 if settings.workers else None,
+        )
+    )
     evaluate_every = settings.evaluate_every * batches.steps_per_epoch
     losses: list[float] = []
     with progress_bar(total=len(batches), title="detector", unit="step", done=start) as bar:
@@ -92,7 +127,9 @@ def train_detector(config: Config, train_pictures: list, validation_pictures: li
                 average.update_parameters(accelerator.unwrap_model(model))
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise UserError(f"detector_train.phases: the loss became {losses[-1]} at step {step}. Lower the learning_rate, or raise warmup_iterations.")
+                raise UserError(
+                    f"detector_train.phases: the loss became {losses[-1]} at step {step}. Lower the learning_rate, or raise warmup_iterations."
+                )
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
             record.note(step, loss=losses[-1], rate=rates[step], **{name: part.item() for name, part in parts.items()})
@@ -102,12 +139,22 @@ def train_detector(config: Config, train_pictures: list, validation_pictures: li
                 metrics = evaluate_detector(judged, validation_pictures, config)
                 epoch = (step + 1) / batches.steps_per_epoch
                 epoch_losses = losses[-evaluate_every:]
-                log.info("epoch %.1f: loss %.3f, mAP %.3f, AP50 %.3f, AR %.3f", epoch, sum(epoch_losses) / len(epoch_losses), *metrics.values())
+                log.info(
+                    "epoch %.1f: loss %.3f, mAP %.3f, AP50 %.3f, AR %.3f",
+                    epoch,
+                    sum(epoch_losses) / len(epoch_losses),
+                    *metrics.values(),
+                )
                 record.note(step, **metrics)
                 if metrics["mAP"] >= best:
                     best = metrics["mAP"]
-                    description = {"kind": "detector", "architecture": config.detector.model_dump(), "metrics": metrics, "epoch": epoch,
-                                   "order": "RGB, 0..1, normalised inside the model"}
+                    description = {
+                        "kind": "detector",
+                        "architecture": config.detector.model_dump(),
+                        "metrics": metrics,
+                        "epoch": epoch,
+                        "order": "RGB, 0..1, normalised inside the model",
+                    }
                     save_weights(folder, judged, description)
             if (step + 1) % settings.checkpoint_every == 0 and not last:
                 record.flush()

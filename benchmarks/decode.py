@@ -24,15 +24,19 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{'video':40} {'OpenCV / ours':>14} {'equal pixels':>13}")
     for path in media[media.kind == "video"].path[:VIDEOS]:
         seconds, frames = {}, {}
-        readers: dict[str, Callable] = {"ours": lambda path=path: dict(read_frames(path, config.frames.indices, config.data.max_pixels)),
-                                        "opencv": lambda path=path: read_all_by_opencv(path, set(config.frames.indices))}
+        readers: dict[str, Callable] = {
+            "ours": lambda path=path: dict(read_frames(path, config.frames.indices, config.data.max_pixels)),
+            "opencv": lambda path=path: read_all_by_opencv(path, set(config.frames.indices)),
+        }
         for _ in range(ROUNDS):
             for name, read in readers.items():
                 started = time.perf_counter()
                 frames[name] = read()
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
         ratio = statistics.median(seconds["opencv"]) / statistics.median(seconds["ours"])
-        equal = frames["ours"].keys() == frames["opencv"].keys() and all(np.array_equal(frames["ours"][k], frames["opencv"][k]) for k in frames["ours"])
+        equal = frames["ours"].keys() == frames["opencv"].keys() and all(
+            np.array_equal(frames["ours"][k], frames["opencv"][k]) for k in frames["ours"]
+        )
         print(f"{Path(path).name:40} {ratio:14.2f} {'yes' if equal else 'no':>13}")
 
 

@@ -48,11 +48,15 @@ class EmbedderBatches(TorchDataset):
 
     def _crop(self, row: int, size_hw: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
         picture = read_picture(self._crops[row], self._config.data.max_pixels)
-        box = jitter_box(expand_boxes(self._boxes[row], self._rule.margin)[0], self._config.embed_train.augment.box_jitter, rng)
+        box = jitter_box(
+            expand_boxes(self._boxes[row], self._rule.margin)[0], self._config.embed_train.augment.box_jitter, rng
+        )
         return torch.from_numpy(cut_crop(picture, box, size_hw)).permute(2, 0, 1).contiguous()  # (3, h, w)
 
 
-def choose_rows(rng: np.random.Generator, classes: np.ndarray, groups: np.ndarray, batch_size: int, per_product: int) -> np.ndarray:
+def choose_rows(
+    rng: np.random.Generator, classes: np.ndarray, groups: np.ndarray, batch_size: int, per_product: int
+) -> np.ndarray:
     """Rows (batch_size,) of one batch, all from one group, drawn in proportion to the groups' sizes.
 
     Products come in random order, each with up to per_product of its rows in that group, and come again with other rows

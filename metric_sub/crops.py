@@ -40,7 +40,10 @@ class CropRule:
     def size_of(self, group: int, scale: float = 1.0) -> tuple[int, int]:
         """(height, width) in pixels of a group's crops, at `scale` times the size."""
         root = math.sqrt(self.ratios[group])
-        height, width = (max(SIDE_STEP, round(side / SIDE_STEP) * SIDE_STEP) for side in (self.size * scale * root, self.size * scale / root))
+        height, width = (
+            max(SIDE_STEP, round(side / SIDE_STEP) * SIDE_STEP)
+            for side in (self.size * scale * root, self.size * scale / root)
+        )
         return height, width
 
 
@@ -58,7 +61,9 @@ def cut_crop(image_rgb: np.ndarray, box_xyxy: np.ndarray, size_hw: tuple[int, in
     return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def crops_of_boxes(image_rgb: np.ndarray, boxes_xyxy: np.ndarray, rule: CropRule) -> tuple[list[np.ndarray], np.ndarray]:
+def crops_of_boxes(
+    image_rgb: np.ndarray, boxes_xyxy: np.ndarray, rule: CropRule
+) -> tuple[list[np.ndarray], np.ndarray]:
     """One crop per box, each of its group's size, and the groups (N,)."""
     boxes = expand_boxes(boxes_xyxy, rule.margin)
     groups = rule.groups_of(boxes)

@@ -29,14 +29,18 @@ class CropEmbedder:
 
     def take(self) -> np.ndarray:
         """(N, dimension) float32 unit vectors of all boxes since the last call, in the order they were added."""
-        vectors = [embed_crops(embedder, crops, np.asarray(groups, np.int64), self._batch_size)
-                   for embedder, crops, groups in zip(self._embedders, self._crops, self._groups, strict=True)]
+        vectors = [
+            embed_crops(embedder, crops, np.asarray(groups, np.int64), self._batch_size)
+            for embedder, crops, groups in zip(self._embedders, self._crops, self._groups, strict=True)
+        ]
         self._crops, self._groups = [[] for _ in self._embedders], [[] for _ in self._embedders]
         return join_vectors(vectors)
 
 
 @torch.inference_mode()
-def embed_crops(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray], groups: np.ndarray, batch_size: int) -> np.ndarray:
+def embed_crops(
+    embedder: TrainedEmbedder, crops_rgb: list[np.ndarray], groups: np.ndarray, batch_size: int
+) -> np.ndarray:
     """(N, D) float32 unit vectors of crops whose sizes go by `groups` (N,)."""
     net = embedder.net
     device = net.mean.device
@@ -44,7 +48,7 @@ def embed_crops(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray], groups: 
     for group in np.unique(groups):
         places = np.flatnonzero(groups == group)
         for start in range(0, len(places), batch_size):
-            chosen = places[start:start + batch_size]
+            chosen = places[start : start + batch_size]
             batch = to_input([crops_rgb[k] for k in chosen]).to(device)  # (B, 3, H, W)
             vector = net(batch)  # (B, D)
             if embedder.flip:

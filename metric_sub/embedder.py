@@ -36,7 +36,16 @@ class GeM(nn.Module):
 class EmbeddingNet(nn.Module):
     """Crops (B, 3, H, W), float 0..1 RGB -> unit vectors (B, dimension) float32. Normalises colours by `mean` and `std` itself."""
 
-    def __init__(self, backbone: nn.Module, n_features: int, dimension: int, gem_p: float, gem_learned: bool, mean: tuple, std: tuple):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        dimension: int,
+        gem_p: float,
+        gem_learned: bool,
+        mean: tuple,
+        std: tuple,
+    ):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -64,7 +73,9 @@ def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> E
     """The network of one entry of `embedders`. Raises UserError for an unknown backbone and for weights that do not fit."""
     if not timm.is_model(model.backbone):
         near = difflib.get_close_matches(model.backbone.split(".")[0], timm.list_models(), n=5)
-        raise UserError(f"embedders: {model.name}: timm has no backbone {model.backbone!r}; near it: {', '.join(near) or 'none'}.")
+        raise UserError(
+            f"embedders: {model.name}: timm has no backbone {model.backbone!r}; near it: {', '.join(near) or 'none'}."
+        )
     try:
         backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
     except RuntimeError as error:  # the name is known, the tag after its dot is not
@@ -72,14 +83,28 @@ def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> E
     if load_pretrained:
         fill_backbone(backbone, model.backbone, model.pretrained, f"embedders.{model.name}.pretrained")
     colours = backbone.pretrained_cfg
-    return EmbeddingNet(backbone, backbone.num_features, shape.dimension, shape.gem_p, shape.gem_learned, colours["mean"], colours["std"])
+    return EmbeddingNet(
+        backbone,
+        backbone.num_features,
+        shape.dimension,
+        shape.gem_p,
+        shape.gem_learned,
+        colours["mean"],
+        colours["std"],
+    )
 
 
 def describe_embedder(net: EmbeddingNet, model: Embedder, shape: Embed, metrics: dict, epoch: int) -> dict:
     """What model.json tells: enough for `load_embedder`."""
-    return {"kind": "embedder", "architecture": {"model": model.model_dump(), "shape": shape.model_dump()},
-            "mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist(), "order": "RGB, 0..1, normalised inside the model",
-            "metrics": metrics, "epoch": epoch}
+    return {
+        "kind": "embedder",
+        "architecture": {"model": model.model_dump(), "shape": shape.model_dump()},
+        "mean": net.mean.flatten().tolist(),
+        "std": net.std.flatten().tolist(),
+        "order": "RGB, 0..1, normalised inside the model",
+        "metrics": metrics,
+        "epoch": epoch,
+    }
 
 
 def load_embedder(folder: Path) -> TrainedEmbedder:

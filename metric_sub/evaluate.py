@@ -17,7 +17,9 @@ def recall_at_1(embedder: TrainedEmbedder, crops: pd.DataFrame, batch_size: int,
     """
     cut, groups = [], []
     for row in crops.itertuples():
-        crop, group = crops_of_boxes(read_picture(row.crop, max_pixels), [[row.x1, row.y1, row.x2, row.y2]], embedder.crop_rule)
+        crop, group = crops_of_boxes(
+            read_picture(row.crop, max_pixels), [[row.x1, row.y1, row.x2, row.y2]], embedder.crop_rule
+        )
         cut += crop
         groups.append(group)
     if not cut:
@@ -32,4 +34,8 @@ def recall_of_vectors(vectors: np.ndarray, products: np.ndarray, is_photo: np.nd
     if not query.any():
         return 0.0
     calculator = AccuracyCalculator(include=("precision_at_1",), k=1)
-    return float(calculator.get_accuracy(vectors[query], products[query], vectors[is_photo], products[is_photo])["precision_at_1"])
+    return float(
+        calculator.get_accuracy(vectors[query], products[query], vectors[is_photo], products[is_photo])[
+            "precision_at_1"
+        ]
+    )

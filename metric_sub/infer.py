@@ -36,21 +36,34 @@ def main(argv: list[str] | None = None) -> None:
     with locked(options.work):
         media = read_step(options.work / "media").table("table")
         steps = {kind: embed_detections(config, options, kind, media) for kind in ("photos", "videos")}
-        match_step = Step(options.work / "matches", {**config.match.model_dump(), "photos": steps["photos"].fingerprint, "videos": steps["videos"].fingerprint}, options.fresh)
+        match_step = Step(
+            options.work / "matches",
+            {**config.match.model_dump(), "photos": steps["photos"].fingerprint, "videos": steps["videos"].fingerprint},
+            options.fresh,
+        )
         if not match_step.done:
             matches, votes = match_embeddings(config, steps["photos"], steps["videos"])
             match_step.write({"table": matches, "votes": votes})
         matches = match_step.table("table")
         write_result(build_result(matches), options.work / "result.json")
-        log.info("%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json")
+        log.info(
+            "%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json"
+        )
 
 
 def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) -> Step:
     """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row."""
     detection_step = read_step(options.work / "detections" / kind)
     folders = [options.weights / model.name for model in config.embedders]
-    step = Step(options.work / "embeddings" / kind, {"detections": detection_step.fingerprint, "weights": [read_description(folder)["sha256"] for folder in folders],
-                                                     "batch_size": config.embed.batch_size}, options.fresh)
+    step = Step(
+        options.work / "embeddings" / kind,
+        {
+            "detections": detection_step.fingerprint,
+            "weights": [read_description(folder)["sha256"] for folder in folders],
+            "batch_size": config.embed.batch_size,
+        },
+        options.fresh,
+    )
     if step.done:
         return step
     embedders = [load_embedder(folder) for folder in folders]
@@ -72,7 +85,11 @@ def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) ->
             return {"table": pd.concat(tables, ignore_index=True), "vectors": embedder.take()}, []
 
         step.build_parts(len(parts), build)
-    step.finish(len(parts), ["table", "vectors"], {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)})
+    step.finish(
+        len(parts),
+        ["table", "vectors"],
+        {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)},
+    )
     return step
 
 
@@ -89,9 +106,13 @@ def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataF
         for index, image_rgb in read_frames(path, boxes, max_pixels):
             embedder.add(image_rgb, boxes.pop(index)[BOX].to_numpy())
     except MediaError as error:
-        raise UserError(f"{path}: could be read by stage 1 and now cannot ({error}). Restore it and run infer again.") from None
+        raise UserError(
+            f"{path}: could be read by stage 1 and now cannot ({error}). Restore it and run infer again."
+        ) from None
     if boxes:
-        raise UserError(f"{path}: has no frames {sorted(boxes)} any more, which stage 1 read. Restore it and run infer again.")
+        raise UserError(
+            f"{path}: has no frames {sorted(boxes)} any more, which stage 1 read. Restore it and run infer again."
+        )
 
 
 def match_embeddings(config: Config, photos: Step, videos: Step) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -99,7 +120,12 @@ def match_embeddings(config: Config, photos: Step, videos: Step) -> tuple[pd.Dat
     distances, indices = nearest(photos.vectors(), videos.vectors())
     video_boxes = videos.table("table").rename(columns={"item_id": "video_id"})
     votes = cast_votes(photos.table("table"), video_boxes, distances, indices)
-    return match_items(votes, keep_quantile=config.match.keep_quantile, min_share=config.match.min_share, max_distance=config.match.max_distance)
+    return match_items(
+        votes,
+        keep_quantile=config.match.keep_quantile,
+        min_share=config.match.min_share,
+        max_distance=config.match.max_distance,
+    )
 
 
 if __name__ == "__main__":

@@ -88,8 +88,9 @@ class Run:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse_options("Write the report of a run.", argv,
-                            ("--picture", f"also write here a PNG of the {N_NEAREST} nearest matches"))
+    options = parse_options(
+        "Write the report of a run.", argv, ("--picture", f"also write here a PNG of the {N_NEAREST} nearest matches")
+    )
     config = config_of(options)
     use_threads(config.threads)
     run = read_run(options.data, options.work)
@@ -109,21 +110,31 @@ def read_run(root: Path, work: Path) -> Run:
     data = read_dataset(root)
     strangers = set(data.media.media_id) ^ (set(media.media_id) | skipped.keys())
     if strangers:
-        raise UserError(f"{root}: {min(strangers)} is in only one of the data and {work / 'media'} ({len(strangers)} "
-                        "such files). Name the data that the run was made from, or run infer again.")
+        raise UserError(
+            f"{root}: {min(strangers)} is in only one of the data and {work / 'media'} ({len(strangers)} "
+            "such files). Name the data that the run was made from, or run infer again."
+        )
     matches, votes = match_step.table("table"), match_step.table("votes")
     path = work / "result.json"
     if read_result(path) != check_result(build_result(matches)):
         raise UserError(f"{path}: says something else than {work / 'matches'}. Run infer again: it writes it anew.")
-    return Run(data, dict(zip(data.media.media_id, data.media.path, strict=True)), _with_media(matches, votes),
-               match_step.manifest["depends"], dict(zip(media.media_id, media.fps, strict=True)), skipped)
+    return Run(
+        data,
+        dict(zip(data.media.media_id, data.media.path, strict=True)),
+        _with_media(matches, votes),
+        match_step.manifest["depends"],
+        dict(zip(media.media_id, media.fps, strict=True)),
+        skipped,
+    )
 
 
 def _with_media(matches: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
     """The matches with the media that their photo and frame boxes were seen in; names alone can be ambiguous."""
     kept, own = votes[votes.kept], matches[["item_id", "video_id"]]
-    for column, keys in (("item_media_id", ["item_id", "img_name", *ITEM_BOX]),
-                         ("video_media_id", ["item_id", "video_id", "frame_index", *FRAME_BOX])):
+    for column, keys in (
+        ("item_media_id", ["item_id", "img_name", *ITEM_BOX]),
+        ("video_media_id", ["item_id", "video_id", "frame_index", *FRAME_BOX]),
+    ):
         seen = kept.merge(own, on=["item_id", "video_id"]).drop_duplicates(keys)
         matches = matches.merge(seen[[*keys, column]], on=keys, how="left", validate="one_to_one")
     return matches
@@ -179,8 +190,11 @@ def _draw_rows(rows: list[tuple]) -> np.ndarray:
     for row, ((photo, item_box), (frame, frame_box)) in enumerate(rows):
         photo_at = _paste(canvas, photo, MARGIN + photo_width - photo.shape[1], MARGIN + row * step)
         frame_at = _paste(canvas, frame, MARGIN + photo_width + GAP, MARGIN + row * step)
-        _draw_link(canvas, photo_at + [item_box[2], item_box[[1, 3]].mean()],
-                   frame_at + [frame_box[0], frame_box[[1, 3]].mean()])
+        _draw_link(
+            canvas,
+            photo_at + [item_box[2], item_box[[1, 3]].mean()],
+            frame_at + [frame_box[0], frame_box[[1, 3]].mean()],
+        )
     return canvas
 
 
@@ -188,7 +202,7 @@ def _paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> np.nda
     """Lays a picture in the middle of its row's height; gives where its (x, y) = (0, 0) is."""
     height, width = image.shape[:2]
     top += (MATCH_HW[0] - height) // 2
-    canvas[top:top + height, left:left + width] = image
+    canvas[top : top + height, left : left + width] = image
     return np.array([left, top], float)
 
 
@@ -226,8 +240,10 @@ def draw_nearest(run: Run, n: int, max_pixels: int) -> np.ndarray:
             photo_rgb = read_photo(run.paths[match.item_media_id], max_pixels)
             frame_rgb = _frame(run.paths[match.video_media_id], match.frame_index, max_pixels)
         except MediaError as error:
-            raise UserError(f"video {match.video_id} and its photo {match.item_media_id} were read by the run, and now "
-                            f"cannot be ({error}). Restore them and run infer again.") from None
+            raise UserError(
+                f"video {match.video_id} and its photo {match.item_media_id} were read by the run, and now "
+                f"cannot be ({error}). Restore them and run infer again."
+            ) from None
         rows.append((_spotlit(photo_rgb, _box(match, ITEM_BOX)), _spotlit(frame_rgb, _box(match, FRAME_BOX))))
     return _draw_rows(rows)
 
@@ -282,10 +298,15 @@ def _card(run: Run, video, match, verdict: dict | None, config: Config) -> Card:
     if match is None:
         card = replace(card, facts="no match", pictures=[_first_frame(run, video, config.frames.start, pixels)])
     else:
-        card = replace(card, item_id=match.item_id, pictures=[
-            _photo(run, match.item_media_id, f"item {match.item_id}", _box(match, ITEM_BOX), BOX_RGB, pixels),
-            _matched_frame(run, match, pixels)],
-            facts=f"distance {match.distance:.3f} · votes {match.votes}, kept {match.kept}")
+        card = replace(
+            card,
+            item_id=match.item_id,
+            pictures=[
+                _photo(run, match.item_media_id, f"item {match.item_id}", _box(match, ITEM_BOX), BOX_RGB, pixels),
+                _matched_frame(run, match, pixels),
+            ],
+            facts=f"distance {match.distance:.3f} · votes {match.votes}, kept {match.kept}",
+        )
     if verdict is None:
         return card
     levels = [(name, verdict[name]) for name in LEVELS] if match else []
@@ -295,8 +316,9 @@ def _card(run: Run, video, match, verdict: dict | None, config: Config) -> Card:
     return replace(card, pictures=[*card.pictures, _right_photo(run, verdict["expected"], match, pixels)])
 
 
-def _photo(run: Run, media_id: str, caption: str, boxes: np.ndarray, colour_rgb: tuple[int, int, int],
-           max_pixels: int) -> Picture:
+def _photo(
+    run: Run, media_id: str, caption: str, boxes: np.ndarray, colour_rgb: tuple[int, int, int], max_pixels: int
+) -> Picture:
     path = Path(run.paths[media_id])
     caption = f"{caption}, photo {path.stem}"
     try:
@@ -319,8 +341,12 @@ def _right_photo(run: Run, item_id: str, match, max_pixels: int) -> Picture:
 def _matched_frame(run: Run, match, max_pixels: int) -> Picture:
     caption = _frame_caption(run, match.video_media_id, match.frame_index)
     try:
-        return thumbnail(caption, _frame(run.paths[match.video_media_id], match.frame_index, max_pixels),
-                         _box(match, FRAME_BOX), BOX_RGB)
+        return thumbnail(
+            caption,
+            _frame(run.paths[match.video_media_id], match.frame_index, max_pixels),
+            _box(match, FRAME_BOX),
+            BOX_RGB,
+        )
     except MediaError as error:
         return Picture(caption, fault=str(error))
 
@@ -352,18 +378,36 @@ def read_curves(weights: Path) -> list[Picture]:
 
 def render_page(title: str, run: Run, score: dict | None, cards: list[Card], curves: list[Picture]) -> str:
     """The page as HTML. Everything that comes from outside (ids, names, reasons) is escaped by the template engine."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     photos = run.data.media[run.data.media.kind == "photo"]
-    counts = {"all": len(cards), "right": sum(card.verdict == "right" for card in cards),
-              "wrong": sum(card.verdict == "wrong" for card in cards),
-              "match": sum(card.item_id != "" for card in cards)}
+    counts = {
+        "all": len(cards),
+        "right": sum(card.verdict == "right" for card in cards),
+        "wrong": sum(card.verdict == "wrong" for card in cards),
+        "match": sum(card.item_id != "" for card in cards),
+    }
     counts["nomatch"] = counts["all"] - counts["match"]
     by_kind = score.get("by_kind", {}) if score else {}
     return environment.get_template("report.html.j2").render(
-        title=title, score=score, score_rows=[*by_kind.items(), ("all", score)], levels=LEVELS, cards=cards,
-        curves=curves, counts=counts, n_items=photos.item_id.nunique(), n_photos=len(photos), rule=run.rule,
-        skipped=sorted(run.skipped.items()), problems=run.data.problems)
+        title=title,
+        score=score,
+        score_rows=[*by_kind.items(), ("all", score)],
+        levels=LEVELS,
+        cards=cards,
+        curves=curves,
+        counts=counts,
+        n_items=photos.item_id.nunique(),
+        n_photos=len(photos),
+        rule=run.rule,
+        skipped=sorted(run.skipped.items()),
+        problems=run.data.problems,
+    )
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -56,9 +56,14 @@ def build_result(matches: pd.DataFrame) -> dict[str, dict]:
     matches = matches.sort_values("video_id")
     item_boxes = matches[ITEM_BOX].to_numpy("float64").round(DECIMALS).tolist()
     frame_boxes = matches[FRAME_BOX].to_numpy("float64").round(DECIMALS).tolist()
-    return {row.video_id: {"item_id": row.item_id, "frame_index": int(row.frame_index),
-                           "result": [{"img_name": row.img_name, "item_box": item_box, "frame_box": frame_box}]}
-            for row, item_box, frame_box in zip(matches.itertuples(), item_boxes, frame_boxes, strict=True)}
+    return {
+        row.video_id: {
+            "item_id": row.item_id,
+            "frame_index": int(row.frame_index),
+            "result": [{"img_name": row.img_name, "item_box": item_box, "frame_box": frame_box}],
+        }
+        for row, item_box, frame_box in zip(matches.itertuples(), item_boxes, frame_boxes, strict=True)
+    }
 
 
 def write_result(result: dict[str, dict], path: str | Path) -> None:

@@ -56,9 +56,15 @@ class _Verdict:
     why: str
 
 
-def score_result(result: dict[str, ResultEntry], truth: Truth, *, weights: tuple[float, float, float],
-                 rules: Literal["product", "every-instance"], frame_policy: Literal["nearest", "strict"],
-                 min_iou: float) -> dict:
+def score_result(
+    result: dict[str, ResultEntry],
+    truth: Truth,
+    *,
+    weights: tuple[float, float, float],
+    rules: Literal["product", "every-instance"],
+    frame_policy: Literal["nearest", "strict"],
+    min_iou: float,
+) -> dict:
     """Scores a result against the annotations.
 
     N_GT counts the videos whose id is also a photo folder and that have a labelled box of that product; N_P the entries
@@ -82,10 +88,17 @@ def score_result(result: dict[str, ResultEntry], truth: Truth, *, weights: tuple
     """
     lookup = _look_up(truth)
     kind_of = {video_id: truth.kinds.get(video_id, NO_KIND) for video_id in lookup.videos | result.keys()}
-    per_video = [_row(video_id, kind_of[video_id], result.get(video_id), lookup, rules, frame_policy, min_iou)
-                 for video_id in sorted(kind_of)]
-    answer = {"rules": rules, "frame_policy": frame_policy, "min_iou": min_iou, "weights": list(weights),
-              **_figures(per_video, weights)}
+    per_video = [
+        _row(video_id, kind_of[video_id], result.get(video_id), lookup, rules, frame_policy, min_iou)
+        for video_id in sorted(kind_of)
+    ]
+    answer = {
+        "rules": rules,
+        "frame_policy": frame_policy,
+        "min_iou": min_iou,
+        "weights": list(weights),
+        **_figures(per_video, weights),
+    }
     if truth.kinds:
         answer["by_kind"] = _by_kind(per_video, lookup.items, truth.kinds, weights)
     return {**answer, "per_video": per_video}
@@ -105,20 +118,24 @@ def _look_up(truth: Truth) -> _Lookup:
         items=frozenset(photos.owner_id),
         videos=frozenset(videos.owner_id),
         matchable=frozenset(in_videos.owner_id) & frozenset(photos.owner_id),
-        labelled_frames={video_id: np.unique(of_video.to_numpy(np.int64))
-                         for video_id, of_video in frames.groupby("owner_id").frame_index},
+        labelled_frames={
+            video_id: np.unique(of_video.to_numpy(np.int64))
+            for video_id, of_video in frames.groupby("owner_id").frame_index
+        },
         frame_instances=_sets(in_videos, ["owner_id", "frame_index"]),
         item_instances=_sets(in_photos, "owner_id"),
         photos=frozenset(zip(photos.owner_id, photos.name, strict=True)),
-        photo_boxes={photo: (instances[rows], boxes[rows]) for photo, rows in rows_of_photo.items()})
+        photo_boxes={photo: (instances[rows], boxes[rows]) for photo, rows in rows_of_photo.items()},
+    )
 
 
 def _sets(labels: pd.DataFrame, keys: str | list[str]) -> dict:
     return {key: set(of_key) for key, of_key in labels.groupby(keys).instance_id}
 
 
-def _row(video_id: str, kind: str, entry: ResultEntry | None, lookup: _Lookup, rules: str, frame_policy: str,
-         min_iou: float) -> dict:
+def _row(
+    video_id: str, kind: str, entry: ResultEntry | None, lookup: _Lookup, rules: str, frame_policy: str, min_iou: float
+) -> dict:
     expected = video_id if video_id in lookup.matchable else None
     if entry is None:
         verdict = _Verdict(0, None, "left out, though its item is in the catalogue" if expected else "rightly left out")
@@ -126,12 +143,21 @@ def _row(video_id: str, kind: str, entry: ResultEntry | None, lookup: _Lookup, r
         verdict = _judge(video_id, entry, lookup, rules, frame_policy, min_iou)
     held = {name: verdict.level > k for k, name in enumerate(LEVELS)}
     right = held["S3"] or (entry is None and expected is None)
-    return {"video_id": video_id, "kind": kind, "item_id": entry.item_id if entry else None, "expected": expected,
-            **held, "judged_frame": verdict.judged_frame, "right": right, "why": verdict.why}
+    return {
+        "video_id": video_id,
+        "kind": kind,
+        "item_id": entry.item_id if entry else None,
+        "expected": expected,
+        **held,
+        "judged_frame": verdict.judged_frame,
+        "right": right,
+        "why": verdict.why,
+    }
 
 
-def _judge(video_id: str, entry: ResultEntry, lookup: _Lookup, rules: str, frame_policy: str,
-           min_iou: float) -> _Verdict:
+def _judge(
+    video_id: str, entry: ResultEntry, lookup: _Lookup, rules: str, frame_policy: str, min_iou: float
+) -> _Verdict:
     if video_id not in lookup.matchable:
         known = "no labelled item of the catalogue" if video_id in lookup.videos else "no such video in the data"
         return _Verdict(0, None, f"declared item {entry.item_id}, but {known}")
@@ -184,12 +210,20 @@ def _figures(rows: list[dict], weights: tuple[float, float, float]) -> dict:
     final = sum(weight * f1[name] for weight, name in zip(weights, LEVELS, strict=True)) if n_labelled else None
     precision = hits["S1"] / n_declared if n_declared else None
     recall = hits["S1"] / n_labelled if n_labelled else None
-    return {**f1, "final": final, "TP": hits, "N_P": n_declared, "N_GT": n_labelled, "precision": precision,
-            "recall": recall}
+    return {
+        **f1,
+        "final": final,
+        "TP": hits,
+        "N_P": n_declared,
+        "N_GT": n_labelled,
+        "precision": precision,
+        "recall": recall,
+    }
 
 
-def _by_kind(rows: list[dict], items: frozenset[str], kinds: dict[str, str],
-             weights: tuple[float, float, float]) -> dict:
+def _by_kind(
+    rows: list[dict], items: frozenset[str], kinds: dict[str, str], weights: tuple[float, float, float]
+) -> dict:
     kind_of_item = {item_id: kinds.get(item_id, NO_KIND) for item_id in items}
     astray = {row["item_id"] for row in rows if row["item_id"] is not None and not row["S1"]}
     answer = {}
@@ -202,9 +236,11 @@ def _by_kind(rows: list[dict], items: frozenset[str], kinds: dict[str, str],
 
 def score_table(score: dict) -> str:
     """The score as lines of text, a row per kind: what a person reads."""
-    lines = [f"rules {score['rules']}, frame policy {score['frame_policy']}, IoU > {score['min_iou']}, "
-             f"weights {score['weights']}",
-             f"{'kind':<12}{'S1':>7}{'S2':>7}{'S3':>7}{'final':>7}{'N_GT':>7}{'N_P':>7}{'TP':>6}{'items':>7}{'wrong':>7}"]
+    lines = [
+        f"rules {score['rules']}, frame policy {score['frame_policy']}, IoU > {score['min_iou']}, "
+        f"weights {score['weights']}",
+        f"{'kind':<12}{'S1':>7}{'S2':>7}{'S3':>7}{'final':>7}{'N_GT':>7}{'N_P':>7}{'TP':>6}{'items':>7}{'wrong':>7}",
+    ]
     for kind, row in [*score.get("by_kind", {}).items(), ("all", score)]:
         values = "".join(f"{'-' if row[name] is None else format(row[name], '.3f'):>7}" for name in (*LEVELS, "final"))
         items = "".join(f"{row.get(name, ''):>7}" for name in ("items", "items_wrong"))
@@ -214,19 +250,26 @@ def score_table(score: dict) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """`python -m metric_sub.score --config C --data D --result R --out OUT`: JSON to OUT, a table by kind to stderr."""
-    options = parse_options("Scores a result.json against the data's annotations.", argv,
-                            ("--result", "the result.json to score (default: <work>/result.json)"),
-                            ("--out", "where the score's JSON goes (default: stdout)"))
+    options = parse_options(
+        "Scores a result.json against the data's annotations.",
+        argv,
+        ("--result", "the result.json to score (default: <work>/result.json)"),
+        ("--out", "where the score's JSON goes (default: stdout)"),
+    )
     config = config_of(options)
     path = options.result or options.work / "result.json"
     result = read_result(path)
     dataset = read_dataset(options.data)
     if dataset.labelled.empty:
-        raise UserError(f"{options.data}: no annotations to score against: expected image_annotation/ and "
-                        "video_annotation/ beside image/ and video/.")
+        raise UserError(
+            f"{options.data}: no annotations to score against: expected image_annotation/ and "
+            "video_annotation/ beside image/ and video/."
+        )
     if result and not result.keys() & set(dataset.media.item_id[dataset.media.kind == "video"]):
-        raise UserError(f"{path}: none of its videos ({min(result)}, ...) is in {options.data}. Name the data that it "
-                        "was made from.")
+        raise UserError(
+            f"{path}: none of its videos ({min(result)}, ...) is in {options.data}. Name the data that it "
+            "was made from."
+        )
     truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
     score = score_result(result, truth, **config.score.model_dump())
     print(score_table(score), file=sys.stderr)

@@ -9,8 +9,9 @@ SPARE = 8  # candidates beyond the wanted ones, so that few queries are searched
 QUERIES_AGAIN = 512  # searched a second time at once
 
 
-def nearest(query: np.ndarray, gallery: np.ndarray, n_neighbours: int = 1,
-            block_rows: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    query: np.ndarray, gallery: np.ndarray, n_neighbours: int = 1, block_rows: int = 8192
+) -> tuple[np.ndarray, np.ndarray]:
     """The nearest rows of `gallery` (M, D) for every row of `query` (N, D), both float32, memory-mapped or not.
 
     Gives distances (N, k) float32, Euclidean, rising, and indices (N, k) int64, with k = min(n_neighbours, M): an empty
@@ -44,8 +45,9 @@ def nearest(query: np.ndarray, gallery: np.ndarray, n_neighbours: int = 1,
     return distances, indices
 
 
-def _search(query: np.ndarray, gallery: np.ndarray, k: int, error: float,
-            block_rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _search(
+    query: np.ndarray, gallery: np.ndarray, k: int, error: float, block_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(n, k) distances and indices. `error` bounds that of a squared distance in float32."""
     width = min(k + SPARE, len(gallery))
     proposed, candidates = _propose(query, gallery, width, block_rows)  # (n, width)
@@ -63,8 +65,9 @@ def _search(query: np.ndarray, gallery: np.ndarray, k: int, error: float,
     return distances, indices
 
 
-def _search_within(query: np.ndarray, gallery: np.ndarray, k: int, reach: np.ndarray,
-                   block_rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _search_within(
+    query: np.ndarray, gallery: np.ndarray, k: int, reach: np.ndarray, block_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(n, k) distances and indices among the vectors that lie within `reach` (n,), a squared distance, of the query.
 
     Each query has at least k such vectors.
@@ -100,8 +103,9 @@ def _propose(query: np.ndarray, gallery: np.ndarray, width: int, block_rows: int
     return squared, indices
 
 
-def _distances(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray, indices: np.ndarray,
-               block_rows: int) -> np.ndarray:
+def _distances(
+    query: np.ndarray, gallery: np.ndarray, rows: np.ndarray, indices: np.ndarray, block_rows: int
+) -> np.ndarray:
     """Distances (p,) float32, computed in float64, of the pairs query[rows], gallery[indices]."""
     distances = np.empty(len(rows), np.float32)
     for pairs in _blocks(len(rows), block_rows):
@@ -115,8 +119,10 @@ def _distances(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray, indices
 def _largest_norm(vectors: np.ndarray, name: str) -> float:
     norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=1)
     if not np.isfinite(norms).all():
-        raise UserError(f"{name} vectors: {np.sum(~np.isfinite(norms))} are not finite (NaN or infinite), so they have "
-                        "no nearest neighbour. Train or embed again, in precision bf16 or no rather than fp16.")
+        raise UserError(
+            f"{name} vectors: {np.sum(~np.isfinite(norms))} are not finite (NaN or infinite), so they have "
+            "no nearest neighbour. Train or embed again, in precision bf16 or no rather than fp16."
+        )
     return float(norms.max(initial=0))
 
 

@@ -39,11 +39,29 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(config.threads)
     with locked(options.work):
         dataset = read_dataset(options.data)
-        parts = train_and_validation(dataset, config.embed_train.parts, config.data.validation_parts, config.data.holdout)
-        models = [(model, {"model": model.model_dump(), "embed": config.embed.model_dump(), "train": config.embed_train.model_dump(),
-                           "seed": config.seed, "data": config.data.model_dump(), "media": table_fingerprint(dataset.media),
-                           "labels": table_fingerprint(dataset.labels)}) for model in config.embedders]
-        left = [(model, depends) for model, depends in models if options.fresh or not finished(options.weights / model.name, depends)]
+        parts = train_and_validation(
+            dataset, config.embed_train.parts, config.data.validation_parts, config.data.holdout
+        )
+        models = [
+            (
+                model,
+                {
+                    "model": model.model_dump(),
+                    "embed": config.embed.model_dump(),
+                    "train": config.embed_train.model_dump(),
+                    "seed": config.seed,
+                    "data": config.data.model_dump(),
+                    "media": table_fingerprint(dataset.media),
+                    "labels": table_fingerprint(dataset.labels),
+                },
+            )
+            for model in config.embedders
+        ]
+        left = [
+            (model, depends)
+            for model, depends in models
+            if options.fresh or not finished(options.weights / model.name, depends)
+        ]
         for model, depends in models:
             if (model, depends) not in left:
                 log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
@@ -52,32 +70,73 @@ def main(argv: list[str] | None = None) -> None:
         used = split_parts(dataset, config.training_parts)
         pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, fresh=False)
         crops = cut_training_crops(products_of(used, config), pictures, config, options.work, options.fresh)
-        train_crops, validation_crops = (crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts)
+        train_crops, validation_crops = (
+            crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts
+        )
         save_config(options.weights, config)
         for model, depends in left:
-            train_embedder(config, model, train_crops, validation_crops, options.weights / model.name, depends, options.fresh)
+            train_embedder(
+                config, model, train_crops, validation_crops, options.weights / model.name, depends, options.fresh
+            )
 
 
-def train_embedder(config: Config, model: Embedder, train_crops: pd.DataFrame, validation_crops: pd.DataFrame, folder: Path, depends: dict, fresh: bool) -> None:
+def train_embedder(
+    config: Config,
+    model: Embedder,
+    train_crops: pd.DataFrame,
+    validation_crops: pd.DataFrame,
+    folder: Path,
+    depends: dict,
+    fresh: bool,
+) -> None:
     """The training loop of one model. Leaves the finished model in `folder`."""
     settings = config.embed_train
     accelerator = Accelerator(mixed_precision=settings.precision)
     set_seed(model.seed)
     batches = EmbedderBatches(train_crops, config, model)
-    log.info("%s: %d crops of %d products, %d epochs of %d steps", model.name, len(train_crops), batches.n_classes, model.epochs, batches.steps_per_epoch)
+    log.info(
+        "%s: %d crops of %d products, %d epochs of %d steps",
+        model.name,
+        len(train_crops),
+        batches.n_classes,
+        model.epochs,
+        batches.steps_per_epoch,
+    )
     net = build_embedder(model, config.embed, load_pretrained=True).to(memory_format=torch.channels_last)
     arcface = build_arcface(settings, batches.n_classes, config.embed.dimension)
     memory = EmbeddingMemory(model.memory, config.embed.dimension).to(accelerator.device)
-    optimizer = make_optimizer(settings.optimizer, torch.nn.ModuleList([net, arcface]), settings.learning_rate, settings.weight_decay, momentum=0.9)
+    optimizer = make_optimizer(
+        settings.optimizer,
+        torch.nn.ModuleList([net, arcface]),
+        settings.learning_rate,
+        settings.weight_decay,
+        momentum=0.9,
+    )
     net, arcface, optimizer = accelerator.prepare(net, arcface, optimizer)
     average = average_of(accelerator.unwrap_model(net), settings.ema)
-    checkpoint = Checkpoint(folder, depends, {"net": accelerator.unwrap_model(net), "arcface": accelerator.unwrap_model(arcface), "memory": memory,
-                                              "optimizer": optimizer, "average": average})
+    checkpoint = Checkpoint(
+        folder,
+        depends,
+        {
+            "net": accelerator.unwrap_model(net),
+            "arcface": accelerator.unwrap_model(arcface),
+            "memory": memory,
+            "optimizer": optimizer,
+            "average": average,
+        },
+    )
     progress = {} if fresh else checkpoint.load()
     start, best = progress.get("step", 0), progress.get("best", -1.0)
     record = Record(folder, start)
-    loader = accelerator.prepare(DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=settings.workers,
-                                            prefetch_factor=2 if settings.workers else None))
+    loader = accelerator.prepare(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(start, len(batches)),
+            num_workers=settings.workers,
+            prefetch_factor=2 if settings.workers else None,
+        )
+    )
     n_warmup = round(settings.warmup * len(batches))
     losses: list[float] = []
     with progress_bar(total=len(batches), title=model.name, unit="step", done=start) as bar:
@@ -97,7 +156,9 @@ def train_embedder(config: Config, model: Embedder, train_crops: pd.DataFrame, v
                 average.update_parameters(accelerator.unwrap_model(net))
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise UserError(f"embed_train.learning_rate: the loss of {model.name} became {losses[-1]} at step {step}. Lower it, or raise warmup.")
+                raise UserError(
+                    f"embed_train.learning_rate: the loss of {model.name} became {losses[-1]} at step {step}. Lower it, or raise warmup."
+                )
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
             record.note(step, loss=losses[-1], rate=rate)
@@ -107,12 +168,20 @@ def train_embedder(config: Config, model: Embedder, train_crops: pd.DataFrame, v
                 judged.eval()
                 trained = TrainedEmbedder(judged, CropRule.of(model.input_size, config.embed), flip=False)
                 recall = recall_at_1(trained, validation_crops, config.embed.batch_size, config.data.max_pixels)
-                log.info("%s epoch %d of %d: loss %.3f, recall@1 %.3f", model.name, epoch, model.epochs,
-                         sum(losses[-batches.steps_per_epoch:]) / len(losses[-batches.steps_per_epoch:]), recall)
+                log.info(
+                    "%s epoch %d of %d: loss %.3f, recall@1 %.3f",
+                    model.name,
+                    epoch,
+                    model.epochs,
+                    sum(losses[-batches.steps_per_epoch :]) / len(losses[-batches.steps_per_epoch :]),
+                    recall,
+                )
                 record.note(step, recall_at_1=recall)
                 if recall >= best:
                     best = recall
-                    save_weights(folder, judged, describe_embedder(judged, model, config.embed, {"recall_at_1": recall}, epoch))
+                    save_weights(
+                        folder, judged, describe_embedder(judged, model, config.embed, {"recall_at_1": recall}, epoch)
+                    )
             if (step + 1) % settings.checkpoint_every == 0 and step + 1 < len(batches):
                 record.flush()
                 checkpoint.save(step=step + 1, best=best)

@@ -25,18 +25,28 @@ def products_of(dataset: Dataset, config: Config) -> pd.DataFrame:
     """
     labels = dataset.labels.merge(dataset.media[["media_id", "kind"]], on="media_id")
     wanted = (labels.kind == "photo") | labels.frame_index.isin(config.embed_train.frames.indices)
-    return labels[(labels.instance_id > 0) & wanted].assign(product=lambda table: table.instance_id.astype("int64")).reset_index(drop=True)
+    return (
+        labels[(labels.instance_id > 0) & wanted]
+        .assign(product=lambda table: table.instance_id.astype("int64"))
+        .reset_index(drop=True)
+    )
 
 
-def cut_training_crops(products: pd.DataFrame, pictures: pd.DataFrame, config: Config, work: Path, fresh: bool) -> pd.DataFrame:
+def cut_training_crops(
+    products: pd.DataFrame, pictures: pd.DataFrame, config: Config, work: Path, fresh: bool
+) -> pd.DataFrame:
     """A picture file per product box, with room around it for the margin and the jitter: a table with COLUMNS.
 
     `crop` is the file's path, x1..y2 the box in the crop's pixels. `pictures` tells each (media_id, frame_index)'s file.
     Raises UserError where nothing is left to learn from.
     """
-    boxes = products.merge(pictures, on=["media_id", "frame_index"]).sort_values(["media_id", "frame_index"], ignore_index=True)
+    boxes = products.merge(pictures, on=["media_id", "frame_index"]).sort_values(
+        ["media_id", "frame_index"], ignore_index=True
+    )
     if boxes.empty:
-        raise UserError("no labelled product to train the embedders on: expected boxes with instance_id above 0 in the annotations.")
+        raise UserError(
+            "no labelled product to train the embedders on: expected boxes with instance_id above 0 in the annotations."
+        )
     room = config.embed.crop_margin + 2 * config.embed_train.augment.box_jitter
     side = 2 * max(model.input_size for model in config.embedders)
     depends = {"boxes": table_fingerprint(boxes.drop(columns="picture")), "room": room, "side": side}
@@ -46,13 +56,21 @@ def cut_training_crops(products: pd.DataFrame, pictures: pd.DataFrame, config: C
         groups = {picture: group for picture, group in boxes.groupby("picture")}
         parts = chunks(len(files), PICTURES_PER_PART)
         with progress_bar(total=len(files), title="training crops", unit="picture") as bar:
-            step.build_parts(len(parts), lambda k: ({"table": _cut(files[parts[k]], groups, room, side, step.folder, k, config.data.max_pixels, bar)}, []))
+            step.build_parts(
+                len(parts),
+                lambda k: (
+                    {"table": _cut(files[parts[k]], groups, room, side, step.folder, k, config.data.max_pixels, bar)},
+                    [],
+                ),
+            )
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=COLUMNS)})
     crops = step.table("table")
     return crops.assign(crop=[str(step.folder / crop) for crop in crops.crop])
 
 
-def _cut(files: list[str], groups: dict, room: float, side: int, folder: Path, part: int, max_pixels: int, bar) -> pd.DataFrame:
+def _cut(
+    files: list[str], groups: dict, room: float, side: int, folder: Path, part: int, max_pixels: int, bar
+) -> pd.DataFrame:
     place = Path("pictures") / f"{part:05d}"
     (folder / place).mkdir(parents=True, exist_ok=True)
     rows = []
@@ -71,6 +89,8 @@ def _cut(files: list[str], groups: dict, room: float, side: int, folder: Path, p
             name = str(place / f"{len(rows):05d}.jpg")
             write_jpeg(folder / name, crop)
             inside = (box[0] - [left, top, left, top]) * scale
-            rows.append((row.media_id, row.kind, row.frame_index, row.product, row.product_id, name, *inside.astype(np.float32)))
+            rows.append(
+                (row.media_id, row.kind, row.frame_index, row.product, row.product_id, name, *inside.astype(np.float32))
+            )
         bar.update()
     return pd.DataFrame(rows, columns=COLUMNS)

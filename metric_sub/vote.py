@@ -4,10 +4,22 @@ import numpy as np
 import pandas as pd
 
 BOX = ["x1", "y1", "x2", "y2"]
-PHOTO_COLUMNS = {"item_id": "item_id", "media_id": "item_media_id", "name": "img_name", "rank": "item_rank",
-                 **{side: f"i{side}" for side in BOX}, "score": "item_score"}
-VIDEO_COLUMNS = {"video_id": "video_id", "media_id": "video_media_id", "frame_index": "frame_index",
-                 "rank": "frame_rank", **{side: f"f{side}" for side in BOX}, "score": "frame_score"}
+PHOTO_COLUMNS = {
+    "item_id": "item_id",
+    "media_id": "item_media_id",
+    "name": "img_name",
+    "rank": "item_rank",
+    **{side: f"i{side}" for side in BOX},
+    "score": "item_score",
+}
+VIDEO_COLUMNS = {
+    "video_id": "video_id",
+    "media_id": "video_media_id",
+    "frame_index": "frame_index",
+    "rank": "frame_rank",
+    **{side: f"f{side}" for side in BOX},
+    "score": "frame_score",
+}
 ITEM_BOX = [f"i{side}" for side in BOX]
 FRAME_BOX = [f"f{side}" for side in BOX]
 
@@ -39,8 +51,9 @@ def cast_votes(photos: pd.DataFrame, videos: pd.DataFrame, distances: np.ndarray
     return votes.assign(distance=np.asarray(distance, np.float32))
 
 
-def match_items(votes: pd.DataFrame, *, keep_quantile: float, min_share: float,
-                max_distance: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def match_items(
+    votes: pd.DataFrame, *, keep_quantile: float, min_share: float, max_distance: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Steps 2 to 6 of the rule: at most one video per item and at most one item per video.
 
     votes: as `cast_votes` gives them; the order of the rows does not matter.

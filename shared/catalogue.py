@@ -10,8 +10,20 @@ from shared.progress import progress_bar
 from shared.work import Step, chunks
 
 MEDIA_PER_PART = 500
-COLUMNS = {"media_id": "str", "kind": "str", "part": "str", "item_id": "str", "name": "str", "path": "str", "bytes": "int64", "mtime_ns": "int64",
-           "width": "int64", "height": "int64", "n_frames": "int64", "fps": "float64"}
+COLUMNS = {
+    "media_id": "str",
+    "kind": "str",
+    "part": "str",
+    "item_id": "str",
+    "name": "str",
+    "path": "str",
+    "bytes": "int64",
+    "mtime_ns": "int64",
+    "width": "int64",
+    "height": "int64",
+    "n_frames": "int64",
+    "fps": "float64",
+}
 
 
 def catalogue_media(root: Path, work: Path, max_pixels: int, fresh: bool) -> Step:

@@ -6,6 +6,7 @@ Prints a table of what is there and every fault found; exits 1 if there is one.
 import sys
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 
 from shared.boxes import clip_boxes
@@ -49,15 +50,23 @@ def read_all(dataset: Dataset, max_pixels: int) -> tuple[dict[str, tuple[int, in
 def misplaced_labels(dataset: Dataset, sizes: dict[str, tuple[int, int, int]]) -> list[tuple[str, str]]:
     """Labelled boxes that pass their picture's edge by more than OVERRUN_PX, and labelled frames that the video does not have."""
     paths = dataset.media.set_index("media_id").path
-    faults = [(paths[row.media_id], f"frame {row.frame_index} is labelled, the video has {sizes[row.media_id][2]}")
-              for row in dataset.labelled.itertuples() if row.media_id in sizes and not 0 <= row.frame_index < sizes[row.media_id][2]]
+    faults = [
+        (paths[row.media_id], f"frame {row.frame_index} is labelled, the video has {sizes[row.media_id][2]}")
+        for row in dataset.labelled.itertuples()
+        if row.media_id in sizes and not 0 <= row.frame_index < sizes[row.media_id][2]
+    ]
     labels = dataset.labels[dataset.labels.media_id.isin(list(sizes))]
     boxes = labels[["x1", "y1", "x2", "y2"]].to_numpy()
-    width, height = (labels.media_id.map(lambda media_id: sizes[media_id][side]).to_numpy("float32") for side in (0, 1))
+    width, height = np.array([sizes[media_id][:2] for media_id in labels.media_id], np.float32).reshape(-1, 2).T
     overrun = abs(boxes - clip_boxes(boxes, width, height)).max(axis=1, initial=0) > OVERRUN_PX
     for row in labels[overrun].itertuples():
         size = sizes[row.media_id][:2]
-        faults.append((paths[row.media_id], f"frame {row.frame_index}: box {[row.x1, row.y1, row.x2, row.y2]} leaves the picture of {size[0]} x {size[1]}"))
+        faults.append(
+            (
+                paths[row.media_id],
+                f"frame {row.frame_index}: box {[row.x1, row.y1, row.x2, row.y2]} leaves the picture of {size[0]} x {size[1]}",
+            )
+        )
     return faults
 
 
@@ -65,12 +74,22 @@ def table_of(dataset: Dataset, faults: list[tuple[str, str]]) -> str:
     """The counts, part by part and in all, and the labels."""
     part_of = dataset.media.set_index("media_id")["part"]
     rows = {}
-    for name, dataset_part in [*((part, dataset.of_media(dataset.media.part == part)) for part in sorted(set(dataset.media.part))), ("all", dataset)]:
+    for name, dataset_part in [
+        *((part, dataset.of_media(dataset.media.part == part)) for part in sorted(set(dataset.media.part))),
+        ("all", dataset),
+    ]:
         media, labels = dataset_part.media, dataset_part.labels
         photos, videos = media[media.kind == "photo"], media[media.kind == "video"]
-        rows[name] = {"items": photos.item_id.nunique(), "photos": len(photos), "videos": len(videos),
-                      "items with video": len(set(photos.item_id) & set(videos.item_id)), "labelled photos": int(dataset_part.labelled.media_id.isin(photos.media_id).sum()),
-                      "labelled frames": int(dataset_part.labelled.media_id.isin(videos.media_id).sum()), "boxes": len(labels), "of products": int((labels.instance_id > 0).sum())}
+        rows[name] = {
+            "items": photos.item_id.nunique(),
+            "photos": len(photos),
+            "videos": len(videos),
+            "items with video": len(set(photos.item_id) & set(videos.item_id)),
+            "labelled photos": int(dataset_part.labelled.media_id.isin(photos.media_id).sum()),
+            "labelled frames": int(dataset_part.labelled.media_id.isin(videos.media_id).sum()),
+            "boxes": len(labels),
+            "of products": int((labels.instance_id > 0).sum()),
+        }
     if len(part_of.unique()) == 1:
         rows = {"all": rows["all"]}
     labels = ", ".join(f"{label} {count}" for label, count in Counter(dataset.labels.label).most_common())

@@ -19,7 +19,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
-Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]  # YAML's bare no is false
+Precision = Annotated[
+    Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)
+]  # YAML's bare no is false
 
 
 class Section(BaseModel):
@@ -66,7 +68,9 @@ class Detector(Section):
     @model_validator(mode="after")
     def _sizes_fit_levels(self):
         if len(self.anchor_sizes) != 5:
-            raise ValueError(f"anchor_sizes: expected 5 numbers (pyramid levels p2 to p6), found {len(self.anchor_sizes)}")
+            raise ValueError(
+                f"anchor_sizes: expected 5 numbers (pyramid levels p2 to p6), found {len(self.anchor_sizes)}"
+            )
         return self
 
 
@@ -220,7 +224,9 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the config cannot be read ({error}). Give --config a YAML file, such as configs/cpu.yaml.") from None
+        raise UserError(
+            f"{path}: the config cannot be read ({error}). Give --config a YAML file, such as configs/cpu.yaml."
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
@@ -253,7 +259,13 @@ def _apply_override(tree: dict, override: str) -> None:
         raise UserError(f"override {override!r}: expected section.key=value, for example match.keep_quantile=0.3")
     node: Any = tree
     for depth, key in enumerate(keys):
-        known = list(node) if isinstance(node, dict) else [str(i) for i in range(len(node))] if isinstance(node, list) else []
+        known = (
+            list(node)
+            if isinstance(node, dict)
+            else [str(i) for i in range(len(node))]
+            if isinstance(node, list)
+            else []
+        )
         if key not in known:
             raise UserError(f"override {override!r}: no key {'.'.join(keys[: depth + 1])!r}{_nearest(key, known)}")
         key = int(key) if isinstance(node, list) else key

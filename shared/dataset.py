@@ -1,9 +1,9 @@
 """Reads a data set's folders: the Watch-and-Buy layout with its annotations, or plain folders without any.
 
-    <root>/                        or <root>/<part>/ for several parts
-        image/<item_id>/<name>.jpg          image_annotation/<item_id>/<name>.json
-        video/<video_id>.mp4                video_annotation/<video_id>.json
-    items.json (of the root or of the folder above it) may tell each item's kind.
+<root>/                        or <root>/<part>/ for several parts
+    image/<item_id>/<name>.jpg          image_annotation/<item_id>/<name>.json
+    video/<video_id>.mp4                video_annotation/<video_id>.json
+items.json (of the root or of the folder above it) may tell each item's kind.
 """
 
 import json
@@ -17,7 +17,19 @@ from pydantic import BaseModel, ValidationError
 from shared.errors import UserError
 
 MEDIA_COLUMNS = ["media_id", "kind", "part", "item_id", "name", "path", "bytes", "mtime_ns"]
-LABEL_COLUMNS = ["media_id", "frame_index", "label", "viewpoint", "display", "instance_id", "product_id", "x1", "y1", "x2", "y2"]
+LABEL_COLUMNS = [
+    "media_id",
+    "frame_index",
+    "label",
+    "viewpoint",
+    "display",
+    "instance_id",
+    "product_id",
+    "x1",
+    "y1",
+    "x2",
+    "y2",
+]
 NO_MEDIA = {".json", ".txt", ".csv", ".md", ".xml", ".db", ".ini", ".html"}
 SINGLE_PART = "."
 
@@ -67,23 +79,35 @@ class Dataset:
 def read_media(root: Path) -> pd.DataFrame:
     """The photos and videos under `root`, sorted by media_id (the path from `root`). Reads no file, only names.
 
-    Raises UserError where the folder is missing, holds no image/ or video/, or where two videos of one part or two photos
+    Raises UserError where the folder is missing, holds no image/ or video/, or where two videos or two photos
     of one item share a name up to the extension (ids would clash).
     """
     rows = []
     for part, folder in _parts(root):
         for path in sorted(_children(folder / "image")):
             if path.is_dir():
-                rows += [_media_row(root, part, "photo", path.name, file) for file in sorted(_children(path)) if _is_media(file)]
+                rows += [
+                    _media_row(root, part, "photo", path.name, file)
+                    for file in sorted(_children(path))
+                    if _is_media(file)
+                ]
         for path in sorted(_children(folder / "video")):
             files = sorted(_children(path)) if path.is_dir() else [path]
             rows += [_media_row(root, part, "video", file.stem, file) for file in files if _is_media(file)]
     media = pd.DataFrame(rows, columns=MEDIA_COLUMNS)
     if media.empty:
-        raise UserError(f"{root}: no photo under image/<item>/ and no video under video/. Put them there, or name another --data.")
-    twins = media[media.duplicated(["kind", "part", "item_id", "name"], keep=False)]
+        raise UserError(
+            f"{root}: no photo under image/<item>/ and no video under video/. Put them there, or name another --data."
+        )
+    photos = media.kind == "photo"
+    twins = media[
+        (photos & media.duplicated(["kind", "part", "item_id", "name"], keep=False))
+        | (~photos & media.duplicated(["kind", "item_id"], keep=False))
+    ]
     if len(twins):
-        raise UserError(f"{root}: {' and '.join(twins.media_id[:2])} have the same name up to the extension; rename one, since result.json knows names without extension.")
+        raise UserError(
+            f"{root}: {' and '.join(twins.media_id[:2])} have the same name up to the extension; rename one, since result.json knows names without extension."
+        )
     return media.sort_values("media_id", ignore_index=True)
 
 
@@ -95,7 +119,7 @@ def read_dataset(root: Path) -> Dataset:
     media = read_media(root)
     labels, labelled, problems = [], [], []
     for row in media.itertuples():
-        path = annotation_path(row.path, row.kind)
+        path = annotation_path(root, row.media_id, row.part)
         if not path.is_file():
             continue
         try:
@@ -108,21 +132,42 @@ def read_dataset(root: Path) -> Dataset:
             for annotation in frame.annotations:
                 fault = _fault(annotation)
                 if fault:
-                    problems.append((str(path), f"frame {frame.frame_index}: {fault}" if row.kind == "video" else fault))
+                    problems.append(
+                        (str(path), f"frame {frame.frame_index}: {fault}" if row.kind == "video" else fault)
+                    )
                 else:
                     product_id = item_of_instance(annotation.instance_id) if annotation.instance_id > 0 else ""
-                    labels.append((row.media_id, frame.frame_index, annotation.label, annotation.viewpoint, annotation.display,
-                                   annotation.instance_id, product_id, *annotation.box))
-    return Dataset(media, pd.DataFrame(labels, columns=LABEL_COLUMNS).astype(dict.fromkeys(["x1", "y1", "x2", "y2"], "float32")),
-                   pd.DataFrame(labelled, columns=["media_id", "frame_index"]), _read_kinds(root), problems)
+                    labels.append(
+                        (
+                            row.media_id,
+                            frame.frame_index,
+                            annotation.label,
+                            annotation.viewpoint,
+                            annotation.display,
+                            annotation.instance_id,
+                            product_id,
+                            *annotation.box,
+                        )
+                    )
+    return Dataset(
+        media,
+        pd.DataFrame(labels, columns=LABEL_COLUMNS).astype(dict.fromkeys(["x1", "y1", "x2", "y2"], "float32")),
+        pd.DataFrame(labelled, columns=["media_id", "frame_index"]),
+        _read_kinds(root),
+        problems,
+    )
 
 
 def split_parts(dataset: Dataset, prefixes: list[str]) -> Dataset:
     """The parts whose folder name begins with one of the prefixes; a root that is itself one folder belongs to every part."""
-    return dataset.of_media(dataset.media.part.map(lambda part: part == SINGLE_PART or part.startswith(tuple(prefixes))))
+    return dataset.of_media(
+        dataset.media.part.map(lambda part: part == SINGLE_PART or part.startswith(tuple(prefixes)))
+    )
 
 
-def train_and_validation(dataset: Dataset, train: list[str], validation: list[str], holdout: float) -> tuple[Dataset, Dataset]:
+def train_and_validation(
+    dataset: Dataset, train: list[str], validation: list[str], holdout: float
+) -> tuple[Dataset, Dataset]:
     """Two data sets: the parts to train on and those to validate on.
 
     Where no part is named for validation (one folder holds all), the share `holdout` of the ids serves: the same ones each
@@ -130,20 +175,27 @@ def train_and_validation(dataset: Dataset, train: list[str], validation: list[st
     """
     sides = split_parts(dataset, train), split_parts(dataset, validation)
     if SINGLE_PART in set(dataset.media.part) or not len(sides[1].media):
-        held = sides[0].media.item_id.map(lambda item: (pd.util.hash_array(pd.array([item], dtype=object).to_numpy())[0] % 10_000) < holdout * 10_000)
+        held = sides[0].media.item_id.map(
+            lambda item: (pd.util.hash_array(pd.array([item], dtype=object).to_numpy())[0] % 10_000) < holdout * 10_000
+        )
         sides = sides[0].of_media(~held.astype(bool)), sides[0].of_media(held.astype(bool))
     for side, prefixes in zip(sides, (train, validation), strict=True):
+        if not len(side.media) and SINGLE_PART in set(dataset.media.part):
+            raise UserError(
+                f"{len(dataset.media)} photos and videos in one folder, none for training or none for validation: change data.holdout ({holdout})."
+            )
         if not len(side.media):
-            raise UserError(f"no folder begins with any of {prefixes}; found {sorted(set(dataset.media.part))}. Name the parts in the config.")
+            raise UserError(
+                f"no folder begins with any of {prefixes}; found {sorted(set(dataset.media.part))}. Name the parts in the config."
+            )
     return sides
 
 
-def annotation_path(path: str | Path, kind: str) -> Path:
+def annotation_path(root: str | Path, media_id: str, part: str) -> Path:
     """Where the annotation of a photo or a video stands: image/a/0.jpg -> image_annotation/a/0.json."""
-    path = Path(path)
-    depth = 2 if kind == "photo" else (1 if path.parent.name == "video" else 2)
-    top = path.parents[depth - 1]
-    return top.with_name(f"{top.name}_annotation") / path.relative_to(top).with_suffix(".json")
+    names = list(Path(media_id).with_suffix(".json").parts)
+    names[0 if part == SINGLE_PART else 1] += "_annotation"
+    return Path(root).joinpath(*names)
 
 
 def item_of_instance(instance_id: int) -> str:
@@ -155,9 +207,15 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder. --data wants a folder that holds image/<item>/ and video/.")
-    holds = [folder for folder in [root, *sorted(_children(root))] if (folder / "image").is_dir() or (folder / "video").is_dir()]
+    holds = [
+        folder
+        for folder in [root, *sorted(_children(root))]
+        if (folder / "image").is_dir() or (folder / "video").is_dir()
+    ]
     if not holds:
-        raise UserError(f"{root}: expected image/<item>/ and video/ here or one folder below, found {sorted(p.name for p in _children(root))[:5]}.")
+        raise UserError(
+            f"{root}: expected image/<item>/ and video/ here or one folder below, found {sorted(p.name for p in _children(root))[:5]}."
+        )
     return [(SINGLE_PART, root)] if holds[0] == root else [(folder.name, folder) for folder in holds]
 
 
@@ -195,9 +253,14 @@ def _read_kinds(root: Path) -> dict[str, str]:
     for path in (Path(root) / "items.json", Path(root).resolve().parent / "items.json"):
         if path.is_file():
             try:
-                return {entry.get("item_id") or entry["video_id"]: entry["kind"] for entry in json.loads(path.read_text(encoding="utf-8"))}
+                return {
+                    entry.get("item_id") or entry["video_id"]: entry["kind"]
+                    for entry in json.loads(path.read_text(encoding="utf-8"))
+                }
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{path}: expected a list of objects with item_id (or video_id) and kind ({type(error).__name__}: {error})") from None
+                raise UserError(
+                    f"{path}: expected a list of objects with item_id (or video_id) and kind ({type(error).__name__}: {error})"
+                ) from None
     return {}
 
 

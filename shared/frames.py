@@ -25,8 +25,18 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
     refuse_problems(dataset)
     media = dataset.media[dataset.media.media_id.isin(dataset.labelled.media_id)]
     videos = media[media.kind == "video"].reset_index(drop=True)
-    step = Step(work / "frames", {"videos": table_fingerprint(videos), "labelled": table_fingerprint(dataset.labelled), "max_pixels": max_pixels}, fresh)
-    empty = pd.DataFrame({"media_id": pd.Series(dtype="str"), "frame_index": pd.Series(dtype="int64"), "picture": pd.Series(dtype="str")})
+    step = Step(
+        work / "frames",
+        {
+            "videos": table_fingerprint(videos),
+            "labelled": table_fingerprint(dataset.labelled),
+            "max_pixels": max_pixels,
+        },
+        fresh,
+    )
+    empty = pd.DataFrame(
+        {"media_id": pd.Series(dtype="str"), "frame_index": pd.Series(dtype="int64"), "picture": pd.Series(dtype="str")}
+    )
     if not step.done:
         parts = chunks(len(videos), VIDEOS_PER_PART)
         wanted = dataset.labelled.groupby("media_id").frame_index.apply(list)
@@ -37,9 +47,13 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
     frames["picture"] = [str(step.folder / picture) for picture in frames.picture]
     photos = media[media.kind == "photo"]
     photos = pd.DataFrame({"media_id": photos.media_id, "frame_index": 0, "picture": photos.path})
-    pictures = pd.concat([photos, frames], ignore_index=True).sort_values(["media_id", "frame_index"], ignore_index=True)
+    pictures = pd.concat([photos, frames], ignore_index=True).sort_values(
+        ["media_id", "frame_index"], ignore_index=True
+    )
     if pictures.empty:
-        raise UserError("no annotated photo or frame to train on: expected image_annotation/ and video_annotation/ beside image/ and video/.")
+        raise UserError(
+            "no annotated photo or frame to train on: expected image_annotation/ and video_annotation/ beside image/ and video/."
+        )
     return pictures
 
 
@@ -47,7 +61,14 @@ def refuse_problems(dataset: Dataset) -> None:
     """Raises UserError that lists the first twenty annotations that do not fit."""
     if dataset.problems:
         lines = [f"  {path}: {problem}" for path, problem in dataset.problems[:20]]
-        raise UserError("\n".join([f"{len(dataset.problems)} annotations do not fit; mend or remove them (`bash run.sh check` lists all):", *lines]))
+        raise UserError(
+            "\n".join(
+                [
+                    f"{len(dataset.problems)} annotations do not fit; mend or remove them (`bash run.sh check` lists all):",
+                    *lines,
+                ]
+            )
+        )
 
 
 def read_picture(path: str, max_pixels: int) -> np.ndarray:

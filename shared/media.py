@@ -90,7 +90,9 @@ def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> It
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         if index < 0:
             raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
-        log.warning("%s: breaks off after frame %d (%s); the frames before it are used", path, index, type(error).__name__)
+        log.warning(
+            "%s: breaks off after frame %d (%s); the frames before it are used", path, index, type(error).__name__
+        )
     if index < 0:
         raise MediaError("the video has no frames")
 

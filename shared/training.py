@@ -23,11 +23,15 @@ def warmup_cosine(step: int, n_steps: int, n_warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
 
 
-def make_optimizer(name: str, model: torch.nn.Module, learning_rate: float, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, model: torch.nn.Module, learning_rate: float, weight_decay: float, momentum: float
+) -> torch.optim.Optimizer:
     """sgd, adam or adamw over the model's trainable weights; vectors (biases, norms, GeM's p) do not decay."""
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [{"params": [weight for weight in trainable if weight.ndim > 1], "weight_decay": weight_decay},
-              {"params": [weight for weight in trainable if weight.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [weight for weight in trainable if weight.ndim > 1], "weight_decay": weight_decay},
+        {"params": [weight for weight in trainable if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
     if name == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=learning_rate)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from shared.errors import UserError
 from shared.work import write_json, write_whole
 
-
-PROJECT = Path(__file__).resolve().parent.parent  # configs name pretrained files from here, whatever folder a command runs in
+PROJECT = (
+    Path(__file__).resolve().parent.parent
+)  # configs name pretrained files from here, whatever folder a command runs in
 
 
 def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> None:
@@ -34,7 +35,9 @@ def read_description(folder: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder}: no trained model here (no model.json). Run `bash run.sh train` first, or name the folder with --weights.") from None
+        raise UserError(
+            f"{folder}: no trained model here (no model.json). Run `bash run.sh train` first, or name the folder with --weights."
+        ) from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}). Train again or restore the file.") from None
 
@@ -47,7 +50,9 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
     path = folder / "weights.safetensors"
     expected = read_description(folder).get("sha256")
     if not path.is_file() or _sha256(path) != expected:
-        raise UserError(f"{path}: expected the file with sha256 {expected} that model.json names, found another or none. Train again or restore it.")
+        raise UserError(
+            f"{path}: expected the file with sha256 {expected} that model.json names, found another or none. Train again or restore it."
+        )
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
@@ -62,7 +67,11 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file. Put it there, or set `pretrained` to false.")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # torch.load raises many kinds; each means the file is not a plain state dict
         raise UserError(f"{path}: not a plain file of weights ({type(error).__name__}: {error}).") from None
     for key in ("state_dict", "model"):
@@ -73,8 +82,13 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def fill_backbone(body: torch.nn.Module, name: str, pretrained: bool | str, key: str,
-                  rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict) -> None:
+def fill_backbone(
+    body: torch.nn.Module,
+    name: str,
+    pretrained: bool | str,
+    key: str,
+    rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
+) -> None:
     """Fills a headless timm model `name` as the config's `key` says: False nothing, True timm's own weights, a path a file.
 
     `rename` brings a file's names to timm's. A classifier's weights in the file are left out; all else must fit, or UserError.
@@ -86,8 +100,10 @@ def fill_backbone(body: torch.nn.Module, name: str, pretrained: bool | str, key:
         try:
             state = timm.create_model(name, pretrained=True).state_dict()
         except Exception as error:  # from no network to no such file, the hub raises many kinds
-            raise UserError(f"{key}: {source} cannot be fetched ({type(error).__name__}: {error}). Fetch the file on a machine "
-                            f"with a network and give {key} its path, or set it to false.") from None
+            raise UserError(
+                f"{key}: {source} cannot be fetched ({type(error).__name__}: {error}). Fetch the file on a machine "
+                f"with a network and give {key} its path, or set it to false."
+            ) from None
         state = rename(state)
     else:
         source = f"{key}: {pretrained}"
@@ -98,7 +114,9 @@ def fill_backbone(body: torch.nn.Module, name: str, pretrained: bool | str, key:
     surplus = sorted(key for key in set(state) - set(own) if not key.startswith(head))
     missing = sorted(key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
     if missing or surplus:
-        raise UserError(f"{source}: not the weights of {name}: {len(missing)} missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}.")
+        raise UserError(
+            f"{source}: not the weights of {name}: {len(missing)} missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}."
+        )
     try:
         body.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
     except RuntimeError as error:

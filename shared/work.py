@@ -33,7 +33,9 @@ def fingerprint(depends: object) -> str:
 
 def table_fingerprint(table: pd.DataFrame) -> str:
     """The SHA-256 of a table's column names and values, in its order."""
-    return hashlib.sha256(table.to_json(orient="split", index=False, double_precision=15, force_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        table.to_json(orient="split", index=False, double_precision=15, force_ascii=False).encode()
+    ).hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -49,7 +51,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_whole(path, lambda beside: beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+    write_whole(
+        path, lambda beside: beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    )
 
 
 class Step:
@@ -79,7 +83,9 @@ class Step:
     def manifest(self) -> dict:
         return json.loads(self._manifest_path.read_text(encoding="utf-8"))
 
-    def build_parts(self, n_parts: int, build: Callable[[int], tuple[dict[str, pd.DataFrame | np.ndarray], list[dict]]]) -> None:
+    def build_parts(
+        self, n_parts: int, build: Callable[[int], tuple[dict[str, pd.DataFrame | np.ndarray], list[dict]]]
+    ) -> None:
         """Builds the parts that are missing. `build(k)` gives part k: {name: table or array} and a list of what was skipped.
 
         A DataFrame becomes parts/<k>.<name>.parquet, an array parts/<k>.<name>.npy.
@@ -97,7 +103,9 @@ class Step:
                 _write_table(self._part_path(k, name, _suffix(table)), table)
             write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
 
-    def finish(self, n_parts: int, names: list[str], empty: dict[str, pd.DataFrame | np.ndarray], facts: dict | None = None) -> None:
+    def finish(
+        self, n_parts: int, names: list[str], empty: dict[str, pd.DataFrame | np.ndarray], facts: dict | None = None
+    ) -> None:
         """Joins the parts of every name into <name>.parquet or <name>.npy, writes the manifest, drops the parts.
 
         `empty` gives each name's table without rows, for a step without parts.
@@ -132,12 +140,27 @@ class Step:
         return self.folder / "parts" / f"{k:05d}.{name}{suffix}"
 
     def _write_manifest(self, rows: int, skipped: list[dict], facts: dict | None) -> None:
-        write_json(self._manifest_path, {
-            "schema": SCHEMA_VERSION, "fingerprint": self.fingerprint, "rows": rows, "skipped": skipped,
-            "seconds": round(time.monotonic() - self._started, 2), "depends": self._depends, **(facts or {})})
+        write_json(
+            self._manifest_path,
+            {
+                "schema": SCHEMA_VERSION,
+                "fingerprint": self.fingerprint,
+                "rows": rows,
+                "skipped": skipped,
+                "seconds": round(time.monotonic() - self._started, 2),
+                "depends": self._depends,
+                **(facts or {}),
+            },
+        )
         if skipped:
-            log.warning("%s: %d skipped, for example %s (%s); all are in %s", self.folder, len(skipped), skipped[0]["media_id"],
-                        skipped[0]["reason"], self._manifest_path)
+            log.warning(
+                "%s: %d skipped, for example %s (%s); all are in %s",
+                self.folder,
+                len(skipped),
+                skipped[0]["media_id"],
+                skipped[0]["reason"],
+                self._manifest_path,
+            )
 
 
 def read_step(folder: Path) -> Step:
@@ -148,7 +171,9 @@ def read_step(folder: Path) -> Step:
     manifest = folder / "manifest.json"
     found = _fingerprint_of(manifest)
     if found is None:
-        raise UserError(f"{folder}: not finished (no manifest.json). Run stage 1 on this work folder first: `bash run.sh infer` runs both.")
+        raise UserError(
+            f"{folder}: not finished (no manifest.json). Run stage 1 on this work folder first: `bash run.sh infer` runs both."
+        )
     depends = json.loads(manifest.read_text(encoding="utf-8")).get("depends", {})
     if found != fingerprint({"schema": SCHEMA_VERSION, **depends}):  # Step would clear the folder to build it anew
         raise UserError(f"{folder}: made by another version of vid2shop. Run stage 1 on this work folder again.")
@@ -165,12 +190,16 @@ def locked(work: Path) -> Iterator[None]:
         work.mkdir(parents=True, exist_ok=True)
         file = open(work / ".lock", "w")  # noqa: SIM115 (held open on purpose)
     except OSError as error:
-        raise UserError(f"{work}: the work folder cannot be written ({error.strerror}). Name another with --work.") from None
+        raise UserError(
+            f"{work}: the work folder cannot be written ({error.strerror}). Name another with --work."
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{work}: another run is using this work folder. Wait for it, or name another with --work.") from None
+            raise UserError(
+                f"{work}: another run is using this work folder. Wait for it, or name another with --work."
+            ) from None
         yield
 
 

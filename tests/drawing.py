@@ -18,7 +18,9 @@ BLOCK_ROWS, BLOCK_COLUMNS = 2, 4  # a frame's number as black and white blocks, 
 
 def numbered_frame(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """A frame (height, width, 3) that shows its own number, 0 to 255, in blocks that any codec keeps."""
-    bits = np.array([number >> bit & 1 for bit in range(BLOCK_ROWS * BLOCK_COLUMNS)], np.uint8).reshape(BLOCK_ROWS, BLOCK_COLUMNS)
+    bits = np.array([number >> bit & 1 for bit in range(BLOCK_ROWS * BLOCK_COLUMNS)], np.uint8).reshape(
+        BLOCK_ROWS, BLOCK_COLUMNS
+    )
     blocks = np.kron(bits, np.ones((height // BLOCK_ROWS, width // BLOCK_COLUMNS), np.uint8)) * 255
     return np.repeat(blocks[..., None], 3, axis=2)
 
@@ -34,8 +36,16 @@ def numbered_frames(n_frames: int = N_FRAMES) -> list[np.ndarray]:
     return [numbered_frame(k) for k in range(n_frames)]
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], *, codec: str = "libx264", pixels: str = "yuv420p", fps: int = 25,
-                options: dict[str, str] | None = None, container: dict[str, str] | None = None) -> Path:
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    *,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    fps: int = 25,
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+) -> Path:
     """RGB frames of one size as a video; three B-frames between reference frames unless `options` say else."""
     with av.open(str(path), "w", options=container or {}) as file:
         stream = None
@@ -54,12 +64,16 @@ def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
     """Overwrites a, b, c, d of the display matrix in an MP4's track header (ISO 14496-12: x' = ax + cy, y' = bx + dy, y down)."""
     a, b, c, d = (value << 16 for value in matrix)
     data = bytearray(path.read_bytes())
-    start = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # name, version and flags, times and ids, reserved, layer to volume
-    data[start:start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    start = (
+        data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
+    )  # name, version and flags, times and ids, reserved, layer to volume
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
 
 
-def scene(item_id: str, box: tuple[int, int, int, int], rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+def scene(
+    item_id: str, box: tuple[int, int, int, int], rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH
+) -> np.ndarray:
     """A picture of the item's product, a striped rectangle that fills `box` exactly, on dark noise."""
     image = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
     x1, y1, x2, y2 = box
@@ -90,8 +104,13 @@ def product_box(item_id: str, frame: int) -> tuple[int, int, int, int]:
 
 
 def annotation(item_id: str, box: tuple[int, int, int, int], *, distractor: bool = False) -> dict:
-    return {"label": "top" if int(item_id) % 2 == 0 else "skirt", "viewpoint": 0, "display": 1,
-            "instance_id": 0 if distractor else int(f"2{item_id[1:]}01"), "box": list(box)}
+    return {
+        "label": "top" if int(item_id) % 2 == 0 else "skirt",
+        "viewpoint": 0,
+        "display": 1,
+        "instance_id": 0 if distractor else int(f"2{item_id[1:]}01"),
+        "box": list(box),
+    }
 
 
 def _draw_photos(folder: Path, item_id: str) -> None:
@@ -100,18 +119,25 @@ def _draw_photos(folder: Path, item_id: str) -> None:
         image = scene(item_id, box, np.random.default_rng([int(item_id), int(name)]))
         annotations = [annotation(item_id, box)]
         if name == "1":
-            image[other[1]:other[3], other[0]:other[2]] = (150, 150, 150)
+            image[other[1] : other[3], other[0] : other[2]] = (150, 150, 150)
             annotations.append(annotation(item_id, other, distractor=True))
-        _write(folder / "image" / item_id / f"{name}.jpg", lambda path, image=image: Image.fromarray(image).save(path, quality=95))
-        _write_json(folder / "image_annotation" / item_id / f"{name}.json",
-                    {"item_id": item_id, "img_name": f"{name}.jpg", "annotations": annotations})
+        _write(
+            folder / "image" / item_id / f"{name}.jpg",
+            lambda path, image=image: Image.fromarray(image).save(path, quality=95),
+        )
+        _write_json(
+            folder / "image_annotation" / item_id / f"{name}.json",
+            {"item_id": item_id, "img_name": f"{name}.jpg", "annotations": annotations},
+        )
 
 
 def _draw_video(folder: Path, item_id: str) -> None:
     rng = np.random.default_rng([int(item_id), 9])
     frames = [scene(item_id, product_box(item_id, k), rng) for k in range(N_FRAMES)]
     _write(folder / "video" / f"{item_id}.mp4", lambda path: write_video(path, frames))
-    labelled = [{"frame_index": k, "annotations": [annotation(item_id, product_box(item_id, k))]} for k in LABELLED_FRAMES]
+    labelled = [
+        {"frame_index": k, "annotations": [annotation(item_id, product_box(item_id, k))]} for k in LABELLED_FRAMES
+    ]
     _write_json(folder / "video_annotation" / f"{item_id}.json", {"video_id": item_id, "frames": labelled})
 
 

@@ -7,12 +7,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("bbox_sub", "metric_sub")
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-           for package in ("shared", *STAGES) for path in sorted((ROOT / package).rglob("*.py"))}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("shared", *STAGES)
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
 
 TRAINING_MODULES = {"train", "training", "targets", "batches", "augment", "losses", "training_crops"}
-TRAINING_LIBRARIES = ("accelerate", "pytorch_metric_learning", "torch.optim", "torch.utils.data", "torch.utils.tensorboard",
-                      "torchvision.transforms", "albumentations", "pycocotools")
+TRAINING_LIBRARIES = (
+    "accelerate",
+    "pytorch_metric_learning",
+    "torch.optim",
+    "torch.utils.data",
+    "torch.utils.tensorboard",
+    "torchvision.transforms",
+    "albumentations",
+    "pycocotools",
+)
 
 
 def imported_names(source: str, module: str, is_package: bool = False) -> set[str]:
@@ -22,7 +33,7 @@ def imported_names(source: str, module: str, is_package: bool = False) -> set[st
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = module.split(".")[:len(module.split(".")) - node.level + is_package] if node.level else []
+            package = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
             base = ".".join([*package, *([node.module] if node.module else [])])
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names
@@ -72,7 +83,11 @@ def test_shared_imports_no_stage(module):
 
 @pytest.mark.parametrize(("stage", "other"), [STAGES, STAGES[::-1]])
 def test_stages_never_import_each_other(stage, other):
-    found = {module: {name for name in names_of(module) if within(name, other)} for module in MODULES if within(module, stage)}
+    found = {
+        module: {name for name in names_of(module) if within(name, other)}
+        for module in MODULES
+        if within(module, stage)
+    }
     assert not {module: names for module, names in found.items() if names}
 
 

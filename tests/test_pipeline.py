@@ -32,12 +32,19 @@ def untrained(tiny_config: Config, tmp_path: Path) -> Path:
 
     Thresholds of 0 let every box through: what is tested here is the flow, not the answer.
     """
-    config = tiny_config.model_copy(update={
-        "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0}),
-        "match": tiny_config.match.model_copy(update={"max_distance": 2.0})})
+    config = tiny_config.model_copy(
+        update={
+            "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0}),
+            "match": tiny_config.match.model_copy(update={"max_distance": 2.0}),
+        }
+    )
     torch.manual_seed(0)
     folder = tmp_path / "weights"
-    save_weights(folder / "detector", build_detector(config.detector, load_pretrained=False), {"kind": "detector", "architecture": config.detector.model_dump()})
+    save_weights(
+        folder / "detector",
+        build_detector(config.detector, load_pretrained=False),
+        {"kind": "detector", "architecture": config.detector.model_dump()},
+    )
     for model in config.embedders:
         net = build_embedder(model, config.embed, load_pretrained=False)
         save_weights(folder / model.name, net, describe_embedder(net, model, config.embed, {}, 0))
@@ -50,7 +57,11 @@ def plain_data(tmp_path: Path) -> Path:
     """Two items and two videos with ids and formats of all sorts, without an annotation."""
     root = tmp_path / "plain data"
     rng = np.random.default_rng(0)
-    for item_id, name, source in (("shoe A", "side view.png", "000000"), ("shoe A", "1.webp", "000000"), ("käse-7", "front.PNG", "000001")):
+    for item_id, name, source in (
+        ("shoe A", "side view.png", "000000"),
+        ("shoe A", "1.webp", "000000"),
+        ("käse-7", "front.PNG", "000001"),
+    ):
         (root / "image" / item_id).mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene(source, (10, 8, 48, 60), rng)).save(root / "image" / item_id / name)
     (root / "video").mkdir()
@@ -79,13 +90,16 @@ def test_every_verb_has_help(verb):
     assert ended.returncode == 0 and ended.stdout.startswith(f"usage: bash run.sh {verb}")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["infer", "--data", "nowhere"], "no trained model"),
-    (["train", "--data", "nowhere"], "nowhere: no such folder"),
-    (["infer", "match.keep_quantil=0.1"], "did you mean 'keep_quantile'"),
-    (["score", "--data", ".", "--result", "nowhere.json"], "nowhere"),
-    (["check", "--data", "nowhere"], "nowhere: no such folder"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["infer", "--data", "nowhere"], "no trained model"),
+        (["train", "--data", "nowhere"], "nowhere: no such folder"),
+        (["infer", "match.keep_quantil=0.1"], "did you mean 'keep_quantile'"),
+        (["score", "--data", ".", "--result", "nowhere.json"], "nowhere"),
+        (["check", "--data", "nowhere"], "nowhere: no such folder"),
+    ],
+)
 def test_mistakes_are_told_in_words_and_leave_stdout_empty(arguments, words, tmp_path):
     ended = run(*arguments, cwd=tmp_path)
     assert ended.returncode == 1 and ended.stdout == ""
@@ -97,7 +111,13 @@ def test_plain_folders_any_ids_any_formats_and_only_json_on_stdout(plain_data, u
     noise.mkdir()
     (noise / "sitecustomize.py").write_text("import os\nos.write(1, b'a library prints here\\n')\nprint('and here')\n")
     (tmp_path / "elsewhere").mkdir()
-    ended = infer(plain_data, untrained, tmp_path / "work", cwd=tmp_path / "elsewhere", env={**os.environ, "PYTHONPATH": str(noise)})
+    ended = infer(
+        plain_data,
+        untrained,
+        tmp_path / "work",
+        cwd=tmp_path / "elsewhere",
+        env={**os.environ, "PYTHONPATH": str(noise)},
+    )
     assert ended.returncode == 0, ended.stderr
     assert "a library prints here" in ended.stderr
     result = json.loads(ended.stdout)
@@ -122,9 +142,11 @@ def test_a_rerun_reuses_and_a_changed_key_rebuilds_only_what_depends_on_it(plain
     again = infer(plain_data, untrained, work)
     assert again.stdout == first.stdout and made() == before
     assert all(f"{work / step}: reused" in again.stderr for step in steps)
-    for override, rebuilt in [("match.max_distance=1.9", {"matches"}),
-                              ("detect.video_score=0.001", {"detections/videos", "embeddings/videos", "matches"}),
-                              ("detect.photo_short_side=150", {"detections/photos", "embeddings/photos", "matches"})]:
+    for override, rebuilt in [
+        ("match.max_distance=1.9", {"matches"}),
+        ("detect.video_score=0.001", {"detections/videos", "embeddings/videos", "matches"}),
+        ("detect.photo_short_side=150", {"detections/photos", "embeddings/photos", "matches"}),
+    ]:
         before = made()
         assert infer(plain_data, untrained, work, override).returncode == 0
         changed = {step for step in steps if made()[step] != before[step]}
@@ -139,7 +161,9 @@ def test_a_new_photo_rebuilds_no_video(plain_data, untrained, tmp_path):
     (plain_data / "image" / "shoe A" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
     ended = infer(plain_data, untrained, work)
     assert ended.returncode == 0, ended.stderr
-    assert videos == [(work / step / "videos" / "manifest.json").stat().st_mtime_ns for step in ("detections", "embeddings")]
+    assert videos == [
+        (work / step / "videos" / "manifest.json").stat().st_mtime_ns for step in ("detections", "embeddings")
+    ]
     skipped = json.loads((work / "media" / "manifest.json").read_text())["skipped"]
     assert [entry["media_id"] for entry in skipped] == ["image/shoe A/broken.jpg"] and skipped[0]["reason"]
 
@@ -152,8 +176,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrai
     moments = random.Random(0)
     for trial in range(5):
         work = tmp_path / f"killed-{trial}"
-        process = subprocess.Popen([*RUN, "infer", "--data", plain_data, "--weights", untrained, "--work", work], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            [*RUN, "infer", "--data", plain_data, "--weights", untrained, "--work", work],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         time.sleep(moments.uniform(0.3, 0.95) * seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -163,8 +191,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrai
 def test_a_work_folder_in_use_is_refused(plain_data, untrained, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from shared.work import locked\n"
-                               "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)", work], cwd=PROJECT, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from shared.work import locked\n"
+            "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)",
+            work,
+        ],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+    )
     try:
         assert holder.stdout.readline() == b"held\n"
         ended = infer(plain_data, untrained, work)
@@ -187,7 +224,11 @@ def test_check_prints_the_counts_and_fails_on_what_does_not_fit(tiny_data):
     path.write_text(json.dumps(annotation))
     bad = run("check", "--data", tiny_data)
     assert bad.returncode == 1 and "faults: 3" in bad.stdout
-    assert "not a readable picture" in bad.stdout and "leaves the picture" in bad.stdout and "frame 99 is labelled" in bad.stdout
+    assert (
+        "not a readable picture" in bad.stdout
+        and "leaves the picture" in bad.stdout
+        and "frame 99 is labelled" in bad.stdout
+    )
 
 
 def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untrained, tmp_path):
@@ -205,7 +246,13 @@ def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untraine
     runs = [call for call in calls if call[0] == "run"]
     assert [call[call.index("-m") + 1] for call in runs] == ["bbox_sub.infer", "metric_sub.infer"]
     for call in runs:
-        assert {f"{plain_data}:/data:ro", f"{work}:/work", f"{untrained}:/weights", f"{untrained}/config.yaml:/config.yaml:ro", "--read-only"} <= set(call)
+        assert {
+            f"{plain_data}:/data:ro",
+            f"{work}:/work",
+            f"{untrained}:/weights",
+            f"{untrained}/config.yaml:/config.yaml:ro",
+            "--read-only",
+        } <= set(call)
         assert call[-2:] == ["--fresh", "match.max_distance=1"]
-        inside = call[call.index("python"):]
+        inside = call[call.index("python") :]
         assert str(plain_data) not in " ".join(inside) and str(work) not in " ".join(inside)

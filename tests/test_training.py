@@ -22,11 +22,16 @@ STAGES = {"detector": bbox_sub.train, "a": metric_sub.train}
 def options(tiny_data: Path, tiny_config: Config, tmp_path: Path):
     """The arguments of an entry on tiny_data with a config that trains a few steps, checkpointed at each; by work folder."""
     phase = tiny_config.detector_train.phases[0].model_copy(update={"iterations": 5})
-    config = tiny_config.model_copy(update={
-        "detector_train": tiny_config.detector_train.model_copy(update={"phases": [phase], "checkpoint_every": 1, "warmup_iterations": 1}),
-        "embed_train": tiny_config.embed_train.model_copy(update={"checkpoint_every": 1}),
-        "embedders": [model.model_copy(update={"epochs": 2, "memory": 6}) for model in tiny_config.embedders],
-        "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0})})
+    config = tiny_config.model_copy(
+        update={
+            "detector_train": tiny_config.detector_train.model_copy(
+                update={"phases": [phase], "checkpoint_every": 1, "warmup_iterations": 1}
+            ),
+            "embed_train": tiny_config.embed_train.model_copy(update={"checkpoint_every": 1}),
+            "embedders": [model.model_copy(update={"epochs": 2, "memory": 6}) for model in tiny_config.embedders],
+            "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0}),
+        }
+    )
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     return lambda work, *more: ["--config", str(path), "--data", str(tiny_data), "--work", str(tmp_path / work), *more]
@@ -65,7 +70,9 @@ def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(
         stage.main(options("work"))
     weights = tmp_path / "work" / "weights"
     for name in ("detector", "a", "b"):
-        assert {"weights.safetensors", "model.json", "log.csv", "curves.png"} <= {path.name for path in (weights / name).iterdir()}
+        assert {"weights.safetensors", "model.json", "log.csv", "curves.png"} <= {
+            path.name for path in (weights / name).iterdir()
+        }
     assert set(json.loads((weights / "detector" / "model.json").read_text())["metrics"]) == {"mAP", "AP50", "AR"}
     made = {path: path.stat().st_mtime_ns for path in weights.rglob("weights.safetensors")}
     with caplog.at_level("INFO"):

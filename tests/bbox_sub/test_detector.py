@@ -39,7 +39,9 @@ def test_the_pyramid_has_strides_4_to_64(config):
     backbone = build(config).eval().backbone
     with torch.inference_mode():
         levels = backbone(torch.rand(2, 3, 128, 192))
-    assert [tuple(level.shape) for level in levels.values()] == [(2, 16, 128 // stride, 192 // stride) for stride in (4, 8, 16, 32, 64)]
+    assert [tuple(level.shape) for level in levels.values()] == [
+        (2, 16, 128 // stride, 192 // stride) for stride in (4, 8, 16, 32, 64)
+    ]
 
 
 def test_anchors_have_the_configs_areas_and_ratios(config):
@@ -47,7 +49,9 @@ def test_anchors_have_the_configs_areas_and_ratios(config):
     for size, cell in zip(config.anchor_sizes, generator.cell_anchors, strict=True):
         width, height = (cell[:, 2:] - cell[:, :2]).T
         for k, ratio in enumerate(config.anchor_ratios):
-            assert height[k] == pytest.approx(size * math.sqrt(ratio), abs=1) and width[k] == pytest.approx(size / math.sqrt(ratio), abs=1)
+            assert height[k] == pytest.approx(size * math.sqrt(ratio), abs=1) and width[k] == pytest.approx(
+                size / math.sqrt(ratio), abs=1
+            )
         assert torch.equal(cell[:, :2], -cell[:, 2:])
 
 
@@ -56,8 +60,13 @@ def test_pictures_are_normalised_and_padded_but_not_resized(config):
     images = [torch.rand(3, 50, 70), torch.rand(3, 64, 40)]
     batch, _ = model.transform(images)
     assert batch.tensors.shape == (2, 3, 64, 96) and batch.image_sizes == [(50, 70), (64, 40)]
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's, as timm has it for VoVNets
-    assert torch.allclose(batch.tensors[0, :, :50, :70], (images[0] - mean[:, None, None]) / std[:, None, None], atol=1e-5)
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406]),
+        torch.tensor([0.229, 0.224, 0.225]),
+    )  # ImageNet's, as timm has it for VoVNets
+    assert torch.allclose(
+        batch.tensors[0, :, :50, :70], (images[0] - mean[:, None, None]) / std[:, None, None], atol=1e-5
+    )
     assert batch.tensors[0, :, 50:].abs().max() == 0
 
 
@@ -65,8 +74,15 @@ def test_detections_keep_to_the_contract(config):
     model = build(changed(config, categories=["a", "b"], detections=7)).eval()
     model.roi_heads.score_thresh = 0.0
     sizes = [(90, 60), (64, 64), (33, 200)]
-    for (boxes, scores, labels), (height, width) in zip(detect_boxes(model, pictures(*sizes), short_side=64, max_side=128, batch_size=2), sizes, strict=True):
-        assert len(boxes) <= 7 and set(labels) <= {1, 2} and (np.diff(scores) <= 0).all() and ((scores >= 0) & (scores <= 1)).all()
+    for (boxes, scores, labels), (height, width) in zip(
+        detect_boxes(model, pictures(*sizes), short_side=64, max_side=128, batch_size=2), sizes, strict=True
+    ):
+        assert (
+            len(boxes) <= 7
+            and set(labels) <= {1, 2}
+            and (np.diff(scores) <= 0).all()
+            and ((scores >= 0) & (scores <= 1)).all()
+        )
         assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all() and (boxes[:, [1, 3]] <= height).all()
         assert (boxes[:, 2] > boxes[:, 0]).all() and (boxes[:, 3] > boxes[:, 1]).all()
 
@@ -82,8 +98,10 @@ def test_a_batch_finds_what_single_pictures_find(config):
 
 def test_it_learns_also_from_pictures_without_boxes(config):
     model = build(config).train()
-    targets = [{"boxes": torch.tensor([[5.0, 5.0, 40.0, 40.0]]), "labels": torch.tensor([1])},
-               {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}]
+    targets = [
+        {"boxes": torch.tensor([[5.0, 5.0, 40.0, 40.0]]), "labels": torch.tensor([1])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
     losses = model([torch.rand(3, 64, 64), torch.rand(3, 64, 64)], targets)
     assert set(losses) == LOSSES and all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
@@ -93,7 +111,10 @@ def test_it_learns_also_from_pictures_without_boxes(config):
 
 @pytest.mark.parametrize("categories", [["product"], ["a", "b", "c"]])
 def test_categories_are_those_of_the_config_and_background(config, categories):
-    assert build(changed(config, categories=categories)).roi_heads.box_predictor.cls_score.out_features == len(categories) + 1
+    assert (
+        build(changed(config, categories=categories)).roi_heads.box_predictor.cls_score.out_features
+        == len(categories) + 1
+    )
 
 
 def test_frozen_batch_norms_neither_learn_nor_drift(config):
@@ -110,7 +131,9 @@ def test_ese_stands_in_every_block_or_where_timm_has_it(config, every_block):
     model = build(changed(config, backbone="ese_vovnet39b", ese_in_every_block=every_block))
     has = [[block.attn is not None for block in stage.blocks] for stage in model.backbone.body.stages]
     assert [len(blocks) for blocks in has] == [1, 1, 2, 2]  # VoVNet-39: one, one, two, two blocks
-    assert has == ([[True], [True], [True, True], [True, True]] if every_block else [[True], [True], [False, True], [False, True]])
+    assert has == (
+        [[True], [True], [True, True], [True, True]] if every_block else [[True], [True], [False, True], [False, True]]
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet50", "ese_vovnet99x", "", "../weights"])
@@ -140,7 +163,9 @@ NAMES = {  # detectron2's VoVNet -> timm's, by hand
 @pytest.mark.parametrize("prefix", ["", "bottom_up.", "backbone.bottom_up."])
 def test_detectron2_names_by_hand(prefix):
     state = {prefix + name: torch.full((1,), float(k)) for k, name in enumerate(NAMES)}
-    assert {name: value.item() for name, value in from_detectron2_names(state).items()} == {name: float(k) for k, name in enumerate(NAMES.values())}
+    assert {name: value.item() for name, value in from_detectron2_names(state).items()} == {
+        name: float(k) for k, name in enumerate(NAMES.values())
+    }
 
 
 def test_timm_names_stay():
@@ -159,7 +184,9 @@ def detectron2_name(name):
     if rest[3] == "attn":
         return f"{within}.ese.fc.{rest[-1]}"
     inner = "concat" if rest[3] == "conv_concat" else rest[4]
-    return f"{within}.{'concat' if inner == 'concat' else f'layers.{inner}'}.OSA{stage}_{block}_{inner}/{kind}.{rest[-1]}"
+    return (
+        f"{within}.{'concat' if inner == 'concat' else f'layers.{inner}'}.OSA{stage}_{block}_{inner}/{kind}.{rest[-1]}"
+    )
 
 
 def test_a_detectron2_checkpoint_loads_wholly(config, tmp_path):
@@ -200,16 +227,22 @@ def test_a_detector_comes_back_from_its_folder_as_it_was(config, tmp_path, froze
     assert architecture == config and not loaded.training
     model.eval().roi_heads.score_thresh = 0.0
     images = pictures((64, 48), (64, 64))
-    for mine, theirs in zip(*(detect_boxes(each, images, short_side=64, max_side=64, batch_size=2) for each in (model, loaded)), strict=True):
+    for mine, theirs in zip(
+        *(detect_boxes(each, images, short_side=64, max_side=64, batch_size=2) for each in (model, loaded)), strict=True
+    ):
         assert len(mine[0]) and all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 def test_the_least_score_is_kept_to(config, tmp_path):
     save_weights(tmp_path, build(config), {"architecture": config.model_dump()})
     image = pictures((64, 64))
-    all_scores = detect_boxes(load_detector(tmp_path, least_score=0.0)[0], image, short_side=64, max_side=64, batch_size=1)[0][1]
+    all_scores = detect_boxes(
+        load_detector(tmp_path, least_score=0.0)[0], image, short_side=64, max_side=64, batch_size=1
+    )[0][1]
     least = float(np.median(all_scores))
-    scores = detect_boxes(load_detector(tmp_path, least_score=least)[0], image, short_side=64, max_side=64, batch_size=1)[0][1]
+    scores = detect_boxes(
+        load_detector(tmp_path, least_score=least)[0], image, short_side=64, max_side=64, batch_size=1
+    )[0][1]
     assert len(scores) and scores.min() >= least
 
 

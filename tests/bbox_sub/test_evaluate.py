@@ -30,7 +30,11 @@ def lower(height):
 FAR, ELSEWHERE = [150.0, 150.0, 250.0, 250.0], [200.0, 0.0, 290.0, 90.0]
 
 CASES = {  # truth and detections by picture -> mAP, AP50, AR
-    "perfect": ([truth(BOX, FAR), truth(ELSEWHERE)], [found((BOX, 0.9), (FAR, 0.8)), found((ELSEWHERE, 0.7))], (1, 1, 1)),
+    "perfect": (
+        [truth(BOX, FAR), truth(ELSEWHERE)],
+        [found((BOX, 0.9), (FAR, 0.8)), found((ELSEWHERE, 0.7))],
+        (1, 1, 1),
+    ),
     # Recall reaches a half: precision is 1 at the recall thresholds 0, 0.01, ..., 0.50, which are 51 of 101.
     "one of two missed": ([truth(BOX, FAR)], [found((BOX, 0.9))], (51 / 101, 51 / 101, 0.5)),
     "one of two pictures missed": ([truth(BOX), truth(BOX)], [found((BOX, 0.9)), found()], (51 / 101, 51 / 101, 0.5)),
@@ -40,7 +44,11 @@ CASES = {  # truth and detections by picture -> mAP, AP50, AR
     # A better-scored wrong box: the right one comes second, so precision is a half at every recall.
     "a false alarm before": ([truth(BOX)], [found((FAR, 0.9), (BOX, 0.8))], (0.5, 0.5, 1)),
     "a false alarm after": ([truth(BOX)], [found((BOX, 0.9), (FAR, 0.8))], (1, 1, 1)),
-    "a false alarm in a picture without boxes": ([truth(), truth(BOX)], [found((FAR, 0.9)), found((BOX, 0.8))], (0.5, 0.5, 1)),
+    "a false alarm in a picture without boxes": (
+        [truth(), truth(BOX)],
+        [found((FAR, 0.9)), found((BOX, 0.8))],
+        (0.5, 0.5, 1),
+    ),
     "found twice": ([truth(BOX)], [found((BOX, 0.9), (lower(97), 0.8))], (1, 1, 1)),
     "nothing found": ([truth(BOX)], [found()], (0, 0, 0)),
     "nothing to find": ([truth(), truth()], [found((BOX, 0.9)), found()], (0, 0, 0)),
@@ -106,5 +114,8 @@ def test_an_even_choice_of_pictures(tiny_data, tiny_config, at_most, chosen):
     tree = tiny_config.model_dump()
     tree["detector_train"]["evaluate_pictures"] = at_most
     pictures = pictures_of(tiny_data)
-    wrong = [picture if k in chosen else LabelledPicture("nowhere.jpg", picture.boxes_xyxy, picture.labels) for k, picture in enumerate(pictures)]
+    wrong = [
+        picture if k in chosen else LabelledPicture("nowhere.jpg", picture.boxes_xyxy, picture.labels)
+        for k, picture in enumerate(pictures)
+    ]
     assert evaluate_detector(ProductFinder(), wrong, Config.model_validate(tree))["AP50"] == pytest.approx(1)

@@ -10,15 +10,18 @@ from bbox_sub.resize import resize_picture, resized_size
 side = st.integers(1, 4000)
 
 
-@pytest.mark.parametrize(("height", "width", "short_side", "max_side", "expected"), [
-    (960, 540, 608, 1333, (1081, 608)),  # 960 * 608 / 540 = 1080.9
-    (540, 960, 608, 1333, (608, 1081)),
-    (600, 600, 800, 1333, (800, 800)),
-    (500, 2000, 800, 1333, (333, 1333)),  # the long side's limit: 1333 / 2000
-    (608, 1000, 608, 1000, (608, 1000)),
-    (100, 50, 100, 120, (120, 60)),  # twice would pass the limit
-    (1, 10_000, 800, 1333, (1, 1333)),  # never under one pixel
-])
+@pytest.mark.parametrize(
+    ("height", "width", "short_side", "max_side", "expected"),
+    [
+        (960, 540, 608, 1333, (1081, 608)),  # 960 * 608 / 540 = 1080.9
+        (540, 960, 608, 1333, (608, 1081)),
+        (600, 600, 800, 1333, (800, 800)),
+        (500, 2000, 800, 1333, (333, 1333)),  # the long side's limit: 1333 / 2000
+        (608, 1000, 608, 1000, (608, 1000)),
+        (100, 50, 100, 120, (120, 60)),  # twice would pass the limit
+        (1, 10_000, 800, 1333, (1, 1333)),  # never under one pixel
+    ],
+)
 def test_sizes_by_hand(height, width, short_side, max_side, expected):
     assert resized_size(height, width, short_side, max_side) == expected
 

@@ -23,8 +23,15 @@ def table(rows, columns):
 
 
 PICTURES = table([("a", 0, "a.jpg"), ("v", 8, "v8.jpg"), ("v", 0, "v0.jpg")], ["media_id", "frame_index", "picture"])
-LABELS = table([("a", 0, "top", 1, 2, 3, 4), ("v", 8, "skirt", 5, 6, 7, 8), ("a", 0, "Top", 9, 10, 11, 12), ("other", 0, "top", 0, 0, 1, 1)],
-               ["media_id", "frame_index", "label", "x1", "y1", "x2", "y2"])
+LABELS = table(
+    [
+        ("a", 0, "top", 1, 2, 3, 4),
+        ("v", 8, "skirt", 5, 6, 7, 8),
+        ("a", 0, "Top", 9, 10, 11, 12),
+        ("other", 0, "top", 0, 0, 1, 1),
+    ],
+    ["media_id", "frame_index", "label", "x1", "y1", "x2", "y2"],
+)
 
 
 def test_boxes_go_to_their_pictures_in_the_pictures_order():
@@ -32,7 +39,11 @@ def test_boxes_go_to_their_pictures_in_the_pictures_order():
     assert [picture.picture for picture in found] == ["a.jpg", "v8.jpg", "v0.jpg"]
     assert [picture.boxes_xyxy.tolist() for picture in found] == [[[1, 2, 3, 4], [9, 10, 11, 12]], [[5, 6, 7, 8]], []]
     assert [picture.labels.tolist() for picture in found] == [[1, 1], [1], []]
-    assert found[2].boxes_xyxy.shape == (0, 4) and found[0].boxes_xyxy.dtype == np.float32 and found[0].labels.dtype == np.int64
+    assert (
+        found[2].boxes_xyxy.shape == (0, 4)
+        and found[0].boxes_xyxy.dtype == np.float32
+        and found[0].labels.dtype == np.int64
+    )
 
 
 def test_several_categories_are_numbered_from_1_by_label_or_alias():
@@ -46,7 +57,11 @@ def test_labels_without_a_category_are_named():
 
 
 def test_no_labels_at_all_make_pictures_without_boxes():
-    assert [len(picture.labels) for picture in labelled_pictures(PICTURES, LABELS.iloc[:0], ["product"], {})] == [0, 0, 0]
+    assert [len(picture.labels) for picture in labelled_pictures(PICTURES, LABELS.iloc[:0], ["product"], {})] == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_boxes_are_clipped_and_slivers_left_out():
@@ -65,7 +80,7 @@ def drawn(tmp_path):
         x1, y1 = int(rng.integers(4, 25)), int(rng.integers(4, 25))
         box = x1, y1, x1 + int(rng.integers(12, 30)), y1 + int(rng.integers(12, 30))
         if k < 9:
-            image[box[1]:box[3], box[0]:box[2]] = 255
+            image[box[1] : box[3], box[0] : box[2]] = 255
         write_jpeg(tmp_path / f"{k}.jpg", image)
         n_boxes = int(k < 9)
         pictures.append(LabelledPicture(str(tmp_path / f"{k}.jpg"), np.float32([box])[:n_boxes], np.full(n_boxes, 1)))
@@ -91,14 +106,17 @@ def test_boxes_lie_on_what_they_mark(drawn, tiny_config, flip):
 
 
 def test_mirroring_is_mirroring(drawn, tiny_config):
-    plain, mirrored = (DetectorBatches(drawn, changed(tiny_config, flip=flip, colour_jitter=0.0)) for flip in (0.0, 1.0))
+    plain, mirrored = (
+        DetectorBatches(drawn, changed(tiny_config, flip=flip, colour_jitter=0.0)) for flip in (0.0, 1.0)
+    )
     for image, other in zip(plain[3][0], mirrored[3][0], strict=True):
         assert torch.equal(image, other.flip(-1))
 
 
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a[0], b[0], strict=True)) and all(
-        torch.equal(x[key], y[key]) for x, y in zip(a[1], b[1], strict=True) for key in x)
+        torch.equal(x[key], y[key]) for x, y in zip(a[1], b[1], strict=True) for key in x
+    )
 
 
 def test_a_batch_depends_on_seed_and_step_alone(drawn, tiny_config):
@@ -132,7 +150,10 @@ def test_few_pictures_are_repeated_to_fill_a_batch(drawn, tiny_config):
 
 
 def test_sizes_go_by_phase_and_keep_to_the_limit(drawn, tiny_config):
-    phases = [{"iterations": 3, "short_sides": [32, 48], "learning_rate": 0.1}, {"iterations": 2, "short_sides": [64], "learning_rate": 0.01}]
+    phases = [
+        {"iterations": 3, "short_sides": [32, 48], "learning_rate": 0.1},
+        {"iterations": 2, "short_sides": [64], "learning_rate": 0.01},
+    ]
     batches = DetectorBatches(drawn, changed(tiny_config, phases=phases, max_side=1000, batch_size=4))
     assert len(batches) == 5
     for step in range(5):

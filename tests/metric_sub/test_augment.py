@@ -78,7 +78,7 @@ def test_cutout_leaves_a_grey_rectangle_and_the_rest():
     image, plain = augmented(cutout=1.0), crop().float() / 255
     changed = ((image - plain).abs() > 1e-6).any(0)
     rows, columns = torch.nonzero(changed, as_tuple=True)
-    region = image[:, rows.min():rows.max() + 1, columns.min():columns.max() + 1]
+    region = image[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     assert (region == 0.5).all()
     assert 0.01 <= changed.float().mean() <= 0.25
 
@@ -106,6 +106,9 @@ def test_local_equalisation_spreads_lightness_and_keeps_colour():
     flat = (crop().float() / 6 + 100).to(torch.uint8)  # little contrast
     equalised = equalise_locally(flat)
     assert equalised.shape == flat.shape and equalised.dtype == torch.uint8 and equalised.is_contiguous()
-    before, after = (cv2.cvtColor(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2LAB).astype(int) for image in (flat, equalised))
+    before, after = (
+        cv2.cvtColor(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2LAB).astype(int)
+        for image in (flat, equalised)
+    )
     assert after[..., 0].std() > 1.3 * before[..., 0].std()
     assert np.abs(after[..., 1:] - before[..., 1:]).mean() < 3

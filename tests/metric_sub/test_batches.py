@@ -13,7 +13,9 @@ from metric_sub.batches import EmbedderBatches, choose_rows, jitter_box
 from shared.config import Config
 from shared.frames import write_jpeg
 
-tables = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=60).map(lambda rows: np.array(rows).T)
+tables = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=60).map(
+    lambda rows: np.array(rows).T
+)
 
 
 @given(tables, st.integers(1, 40), st.integers(1, 5), st.integers(0, 1000))
@@ -39,7 +41,7 @@ def test_products_come_by_turns_of_per_product_rows(table, per_product, seed):
         for _ in range(len(left)):
             product = classes[rows[place]]
             n = min(per_product, left[product])
-            assert (classes[rows[place:place + n]] == product).all()
+            assert (classes[rows[place : place + n]] == product).all()
             seen.append(int(product))
             place += n
         assert sorted(seen) == sorted(left)
@@ -73,7 +75,9 @@ def test_jitter_moves_each_side_by_at_most_its_share(share, seed):
 def test_jitter_uses_its_whole_range():
     rng = np.random.default_rng(0)
     moved = np.array([jitter_box(np.array([0.0, 0.0, 1.0, 1.0]), 0.1, rng) - [0, 0, 1, 1] for _ in range(2000)])
-    assert moved.min(axis=0) == pytest.approx([-0.1] * 4, abs=0.005) and moved.max(axis=0) == pytest.approx([0.1] * 4, abs=0.005)
+    assert moved.min(axis=0) == pytest.approx([-0.1] * 4, abs=0.005) and moved.max(axis=0) == pytest.approx(
+        [0.1] * 4, abs=0.005
+    )
 
 
 def changed(config, **keys):
@@ -101,9 +105,16 @@ def test_crops_have_their_products_class_and_their_groups_size(crops, tiny_confi
     shapes = set()
     for step in range(len(batches)):
         images, classes = batches[step]
-        assert images.dtype == torch.float32 and classes.dtype == torch.int64 and images.shape[:2] == (4, 3) and classes.shape == (4,)
+        assert (
+            images.dtype == torch.float32
+            and classes.dtype == torch.int64
+            and images.shape[:2] == (4, 3)
+            and classes.shape == (4,)
+        )
         greys = images.mean(dim=(1, 2, 3)) * 255
-        assert greys.tolist() == pytest.approx((40 * classes + 20).tolist(), abs=2)  # classes are numbered by rising product
+        assert greys.tolist() == pytest.approx(
+            (40 * classes + 20).tolist(), abs=2
+        )  # classes are numbered by rising product
         height, width = images.shape[2:]
         side = 64 if step % 2 == 0 else 32  # scales take turns
         assert abs(height * width - side**2) <= 0.5 * side**2 and height % 16 == width % 16 == 0
@@ -122,7 +133,9 @@ def test_a_batch_depends_on_seed_and_step_alone(crops, tiny_config):
         again = EmbedderBatches(crops, config, model)[step]
         assert torch.equal(again[0], first[step][0]) and torch.equal(again[1], first[step][1])
     assert any(first[0][0].shape != other[0].shape or not torch.equal(first[0][0], other[0]) for other in first[1:])
-    elsewhere = [EmbedderBatches(crops, config, model.model_copy(update={"seed": 7}))[step][1].tolist() for step in range(5)]
+    elsewhere = [
+        EmbedderBatches(crops, config, model.model_copy(update={"seed": 7}))[step][1].tolist() for step in range(5)
+    ]
     assert elsewhere != [classes.tolist() for _, classes in first]
 
 
@@ -133,8 +146,15 @@ def test_few_crops_still_make_a_step(crops, tiny_config):
 
 def test_every_crop_has_a_jitter_of_its_own(tmp_path, tiny_config):
     write_jpeg(tmp_path / "ramp.jpg", np.tile(np.arange(96, dtype=np.uint8)[None, :, None] * 2, (96, 1, 3)))
-    crops = pd.DataFrame([(7, str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4, columns=["product", "crop", "x1", "y1", "x2", "y2"])
-    means = {share: EmbedderBatches(crops, changed(tiny_config, augment={"box_jitter": share}), tiny_config.embedders[0])[0][0].mean(dim=(1, 2, 3))
-             for share in (0.0, 0.2)}
+    crops = pd.DataFrame(
+        [(7, str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4,
+        columns=["product", "crop", "x1", "y1", "x2", "y2"],
+    )
+    means = {
+        share: EmbedderBatches(crops, changed(tiny_config, augment={"box_jitter": share}), tiny_config.embedders[0])[0][
+            0
+        ].mean(dim=(1, 2, 3))
+        for share in (0.0, 0.2)
+    }
     assert (means[0.0] * 255).tolist() == pytest.approx([2 * 44.5] * 4, abs=2)  # columns 30 to 59
     assert len(set(means[0.2].tolist())) == 4

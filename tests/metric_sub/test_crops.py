@@ -17,16 +17,38 @@ def shape_of(config, **keys):
     return type(config.embed).model_validate({**config.embed.model_dump(), **keys})
 
 
-@pytest.mark.parametrize(("groups", "limit", "ratios"), [
-    (1, 3.0, [1]), (2, 4.0, [1 / 4, 4]), (3, 4.0, [1 / 4, 1, 4]), (5, 4.0, [1 / 4, 1 / 2, 1, 2, 4]), (3, 1.0, [1, 1, 1])])
+@pytest.mark.parametrize(
+    ("groups", "limit", "ratios"),
+    [
+        (1, 3.0, [1]),
+        (2, 4.0, [1 / 4, 4]),
+        (3, 4.0, [1 / 4, 1, 4]),
+        (5, 4.0, [1 / 4, 1 / 2, 1, 2, 4]),
+        (3, 1.0, [1, 1, 1]),
+    ],
+)
 def test_ratios_are_even_by_factor(tiny_config, groups, limit, ratios):
     rule = CropRule.of(128, shape_of(tiny_config, aspect_groups=groups, aspect_limit=limit, crop_margin=0.2))
     assert rule.ratios == pytest.approx(ratios) and (rule.size, rule.margin) == (128, 0.2)
 
 
-@pytest.mark.parametrize(("width", "height", "group"), [
-    (10, 10, 1), (10, 20, 2), (20, 10, 0), (10, 14, 1), (10, 15, 2),  # the border lies at the factor 2 ** 0.5 = 1.414
-    (14, 10, 1), (15, 10, 0), (1, 1000, 2), (1000, 1, 0), (0, 10, 2), (10, 0, 0), (0, 0, 1)])
+@pytest.mark.parametrize(
+    ("width", "height", "group"),
+    [
+        (10, 10, 1),
+        (10, 20, 2),
+        (20, 10, 0),
+        (10, 14, 1),
+        (10, 15, 2),  # the border lies at the factor 2 ** 0.5 = 1.414
+        (14, 10, 1),
+        (15, 10, 0),
+        (1, 1000, 2),
+        (1000, 1, 0),
+        (0, 10, 2),
+        (10, 0, 0),
+        (0, 0, 1),
+    ],
+)
 def test_a_box_goes_to_the_nearest_ratio_by_factor(width, height, group):
     assert RULE.groups_of(np.float32([[5, 7, 5 + width, 7 + height]])).tolist() == [group]
 
@@ -35,12 +57,22 @@ def test_a_box_goes_to_the_nearest_ratio_by_factor(width, height, group):
 def test_sizes_are_multiples_that_keep_area_and_ratio_about(size, ratio, scale):
     height, width = CropRule(size, 0.0, (ratio,)).size_of(0, scale)
     assert height % SIDE_STEP == width % SIDE_STEP == 0 and min(height, width) >= SIDE_STEP
-    assert abs(height - size * scale * math.sqrt(ratio)) <= max(SIDE_STEP / 2, SIDE_STEP - size * scale * math.sqrt(ratio)) + 1e-6
-    assert abs(width - size * scale / math.sqrt(ratio)) <= max(SIDE_STEP / 2, SIDE_STEP - size * scale / math.sqrt(ratio)) + 1e-6
+    assert (
+        abs(height - size * scale * math.sqrt(ratio))
+        <= max(SIDE_STEP / 2, SIDE_STEP - size * scale * math.sqrt(ratio)) + 1e-6
+    )
+    assert (
+        abs(width - size * scale / math.sqrt(ratio))
+        <= max(SIDE_STEP / 2, SIDE_STEP - size * scale / math.sqrt(ratio)) + 1e-6
+    )
 
 
 def test_sizes_by_hand():
-    assert [RULE.size_of(group) for group in range(3)] == [(96, 176), (128, 128), (176, 96)]  # 90.5 and 181 to multiples of 16
+    assert [RULE.size_of(group) for group in range(3)] == [
+        (96, 176),
+        (128, 128),
+        (176, 96),
+    ]  # 90.5 and 181 to multiples of 16
     assert RULE.size_of(1, 0.5) == (64, 64)
 
 
@@ -48,20 +80,23 @@ def noise(height=40, width=50):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("box", "rows", "columns"), [
-    ((10, 5, 26, 21), (5, 21), (10, 26)),
-    ((10.0, 5.0, 25.1, 20.1), (5, 21), (10, 26)),  # a pixel that is touched belongs to it
-    ((10.9, 5.9, 26.0, 21.0), (5, 21), (10, 26)),
-    ((-9, -9, 7, 6.5), (0, 7), (0, 7)),
-    ((44, 30, 90, 70), (30, 40), (44, 50)),
-    ((50, 40, 60, 60), (39, 40), (49, 50)),  # wholly outside: the nearest pixel
-    ((-20, -20, -4, -4), (0, 1), (0, 1)),
-    ((20, 20, 20, 20), (20, 21), (20, 21)),
-    ((30, 30, 20, 20), (30, 31), (30, 31)),  # inside out
-])
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ((10, 5, 26, 21), (5, 21), (10, 26)),
+        ((10.0, 5.0, 25.1, 20.1), (5, 21), (10, 26)),  # a pixel that is touched belongs to it
+        ((10.9, 5.9, 26.0, 21.0), (5, 21), (10, 26)),
+        ((-9, -9, 7, 6.5), (0, 7), (0, 7)),
+        ((44, 30, 90, 70), (30, 40), (44, 50)),
+        ((50, 40, 60, 60), (39, 40), (49, 50)),  # wholly outside: the nearest pixel
+        ((-20, -20, -4, -4), (0, 1), (0, 1)),
+        ((20, 20, 20, 20), (20, 21), (20, 21)),
+        ((30, 30, 20, 20), (30, 31), (30, 31)),  # inside out
+    ],
+)
 def test_the_pixels_that_a_box_touches(box, rows, columns):
     image = noise()
-    expected = image[rows[0]:rows[1], columns[0]:columns[1]]
+    expected = image[rows[0] : rows[1], columns[0] : columns[1]]
     assert np.array_equal(cut_crop(image, np.float32(box), expected.shape[:2]), expected)
 
 
@@ -89,7 +124,11 @@ def test_the_margin_takes_in_what_is_around():
     [tight], _ = crops_of_boxes(image, box, CropRule(64, 0.0, (1.0,)))
     [wide], _ = crops_of_boxes(image, box, CropRule(64, 0.5, (1.0,)))  # twice as wide and high
     assert (tight == 255).all()
-    assert wide.mean() / 255 == pytest.approx(0.25, abs=0.02) and (wide[28:36, 28:36] == 255).all() and (wide[:12] == 0).all()
+    assert (
+        wide.mean() / 255 == pytest.approx(0.25, abs=0.02)
+        and (wide[28:36, 28:36] == 255).all()
+        and (wide[:12] == 0).all()
+    )
 
 
 def test_inputs_are_channels_first_from_0_to_1():

@@ -69,7 +69,9 @@ def described(crop):
 
 def random_crops(groups):
     rng = np.random.default_rng(0)
-    return [(rng.integers(0, 256, (*RULE.size_of(group), 3)) * rng.random((1, 1, 3))).astype(np.uint8) for group in groups]
+    return [
+        (rng.integers(0, 256, (*RULE.size_of(group), 3)) * rng.random((1, 1, 3))).astype(np.uint8) for group in groups
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -89,7 +91,9 @@ def test_with_flip_a_vector_is_the_mean_of_both_views():
     for vector, crop in zip(vectors, crops, strict=True):
         expected = described(crop) + described(crop[:, ::-1])
         assert vector == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
-    mirrored = embed_crops(TrainedEmbedder(Describe(), RULE, True), [np.ascontiguousarray(crop[:, ::-1]) for crop in crops], groups, 8)
+    mirrored = embed_crops(
+        TrainedEmbedder(Describe(), RULE, True), [np.ascontiguousarray(crop[:, ::-1]) for crop in crops], groups, 8
+    )
     assert np.allclose(vectors, mirrored, atol=1e-6)
 
 
@@ -111,7 +115,7 @@ def test_boxes_of_many_pictures_come_out_in_the_order_they_were_added():
     vectors = embedder.take()
     assert embedder.dimension == 4 and vectors.shape == (9, 4)
     for k, colour in enumerate(colours):
-        assert np.allclose(vectors[3 * k:3 * k + 3], described(plain(colour)), atol=1e-4)
+        assert np.allclose(vectors[3 * k : 3 * k + 3], described(plain(colour)), atol=1e-4)
 
 
 def test_taking_empties():
@@ -125,8 +129,14 @@ def test_taking_empties():
 
 def test_several_real_models_side_by_side(tiny_config):
     torch.manual_seed(0)
-    trained = [TrainedEmbedder(build_embedder(model, tiny_config.embed, load_pretrained=False).eval(), CropRule(size, 0.0, (0.5, 1.0, 2.0)), flip)
-               for model, size, flip in zip(tiny_config.embedders, (64, 48), (True, False), strict=True)]
+    trained = [
+        TrainedEmbedder(
+            build_embedder(model, tiny_config.embed, load_pretrained=False).eval(),
+            CropRule(size, 0.0, (0.5, 1.0, 2.0)),
+            flip,
+        )
+        for model, size, flip in zip(tiny_config.embedders, (64, 48), (True, False), strict=True)
+    ]
     image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
     boxes = np.float32([[0, 0, 20, 20], [0, 0, 60, 25], [5, 5, 25, 75], [30, 30, 55, 60]])
     both, alone = CropEmbedder(trained, 2), [CropEmbedder([each], 2) for each in trained]

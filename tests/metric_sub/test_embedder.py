@@ -96,9 +96,13 @@ def test_the_parts_are_those_of_the_recipe(model, shape):
     pictures = crops()
     with torch.inference_mode():
         mean, std = (torch.tensor(net.backbone.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
-        pooled = net.backbone((pictures - mean) / std).clamp(min=1e-6).pow(shape.gem_p).mean(dim=(2, 3)).pow(1 / shape.gem_p)
+        pooled = (
+            net.backbone((pictures - mean) / std).clamp(min=1e-6).pow(shape.gem_p).mean(dim=(2, 3)).pow(1 / shape.gem_p)
+        )
         linear = pooled @ net.project.weight.T  # without bias
-        normed = (linear - net.norm.running_mean) / (net.norm.running_var + net.norm.eps).sqrt() * net.norm.weight + net.norm.bias
+        normed = (linear - net.norm.running_mean) / (
+            net.norm.running_var + net.norm.eps
+        ).sqrt() * net.norm.weight + net.norm.bias
         expected = normed / normed.norm(dim=1, keepdim=True)
         assert torch.allclose(net(pictures), expected, atol=1e-5)
 
@@ -106,11 +110,20 @@ def test_the_parts_are_those_of_the_recipe(model, shape):
 def test_all_that_should_learn_does(model, shape):
     net = build(model, changed(shape, gem_learned=True)).train()
     (net(crops()) * torch.rand(3, shape.dimension)).sum().backward()
-    assert [name for name, weight in net.named_parameters() if weight.grad is None or not torch.isfinite(weight.grad).all()] == []
+    assert [
+        name for name, weight in net.named_parameters() if weight.grad is None or not torch.isfinite(weight.grad).all()
+    ] == []
 
 
-@pytest.mark.parametrize(("name", "near"), [
-    ("resnet10x", "resnet10t"), ("effnet-b5", "efficientnet_b5"), ("tf_efficientnet_b55.ns_jft_in1k", "tf_efficientnet_b5"), ("", "none")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet10x", "resnet10t"),
+        ("effnet-b5", "efficientnet_b5"),
+        ("tf_efficientnet_b55.ns_jft_in1k", "tf_efficientnet_b5"),
+        ("", "none"),
+    ],
+)
 def test_an_unknown_backbone_is_refused_with_near_names(model, shape, name, near):
     with pytest.raises(UserError, match=f"embedders: {model.name}: timm has no backbone") as caught:
         build(changed(model, backbone=name), shape)
@@ -126,10 +139,14 @@ def test_pretrained_files_fill_the_backbone_alone(model, shape, tmp_path):
     source = build(model, shape, seed=1)
     torch.save({**source.backbone.state_dict(), "fc.weight": torch.ones(2, 2)}, tmp_path / "pretrained.pt")
     net = build_embedder(changed(model, pretrained=str(tmp_path / "pretrained.pt")), shape, load_pretrained=True)
-    assert all(torch.equal(value, net.backbone.state_dict()[name]) for name, value in source.backbone.state_dict().items())
+    assert all(
+        torch.equal(value, net.backbone.state_dict()[name]) for name, value in source.backbone.state_dict().items()
+    )
     assert not torch.equal(net.project.weight, source.project.weight)
     with pytest.raises(UserError, match=f"embedders.{model.name}.pretrained"):
-        build_embedder(changed(model, backbone="resnet18", pretrained=str(tmp_path / "pretrained.pt")), shape, load_pretrained=True)
+        build_embedder(
+            changed(model, backbone="resnet18", pretrained=str(tmp_path / "pretrained.pt")), shape, load_pretrained=True
+        )
 
 
 def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path):
@@ -150,7 +167,9 @@ def test_the_description_tells_all_that_is_needed(model, shape):
     described = describe_embedder(net, model, shape, {"recall_at_1": 0.5}, 3)
     assert Embedder.model_validate(described["architecture"]["model"]) == model
     assert Embed.model_validate(described["architecture"]["shape"]) == shape
-    assert described["mean"] == pytest.approx(net.backbone.pretrained_cfg["mean"]) and described["std"] == pytest.approx(net.backbone.pretrained_cfg["std"])
+    assert described["mean"] == pytest.approx(net.backbone.pretrained_cfg["mean"]) and described[
+        "std"
+    ] == pytest.approx(net.backbone.pretrained_cfg["std"])
     assert described["metrics"] == {"recall_at_1": 0.5} and described["epoch"] == 3
 
 

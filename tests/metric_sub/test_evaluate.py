@@ -17,18 +17,21 @@ def unit(angles):
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize(("photos", "videos", "expected"), [
-    # (angle in degrees, product) of each
-    ([(0, 1), (90, 2)], [(10, 1), (80, 2)], 1.0),
-    ([(0, 1), (90, 2)], [(80, 1), (10, 2)], 0.0),
-    ([(0, 1), (90, 2)], [(10, 1), (20, 2)], 0.5),
-    ([(0, 1), (90, 2)], [(10, 1), (20, 2), (70, 2), (89, 2)], 0.75),
-    ([(0, 1), (90, 2)], [(10, 1), (20, 3)], 1.0),  # product 3 has no photo: nothing could be right
-    ([(0, 1), (50, 1), (90, 2)], [(60, 1)], 1.0),  # the nearest of several photos
-    ([(0, 1)], [(10, 2)], 0.0),
-    ([], [(10, 2)], 0.0),
-    ([(0, 1)], [], 0.0),
-])
+@pytest.mark.parametrize(
+    ("photos", "videos", "expected"),
+    [
+        # (angle in degrees, product) of each
+        ([(0, 1), (90, 2)], [(10, 1), (80, 2)], 1.0),
+        ([(0, 1), (90, 2)], [(80, 1), (10, 2)], 0.0),
+        ([(0, 1), (90, 2)], [(10, 1), (20, 2)], 0.5),
+        ([(0, 1), (90, 2)], [(10, 1), (20, 2), (70, 2), (89, 2)], 0.75),
+        ([(0, 1), (90, 2)], [(10, 1), (20, 3)], 1.0),  # product 3 has no photo: nothing could be right
+        ([(0, 1), (50, 1), (90, 2)], [(60, 1)], 1.0),  # the nearest of several photos
+        ([(0, 1)], [(10, 2)], 0.0),
+        ([], [(10, 2)], 0.0),
+        ([(0, 1)], [], 0.0),
+    ],
+)
 def test_by_hand(photos, videos, expected):
     angles, products = np.array([*photos, *videos], float).reshape(-1, 2).T
     is_photo = np.arange(len(angles)) < len(photos)
@@ -61,8 +64,15 @@ class MeanColour(nn.Module):
 
 def test_crops_are_cut_at_their_boxes(tmp_path):
     rows = []
-    for k, (product, kind, colour) in enumerate([(1, "photo", (250, 20, 20)), (2, "photo", (20, 250, 20)), (1, "video", (240, 40, 30)),
-                                                 (2, "video", (40, 240, 60)), (2, "video", (250, 30, 20))]):
+    for k, (product, kind, colour) in enumerate(
+        [
+            (1, "photo", (250, 20, 20)),
+            (2, "photo", (20, 250, 20)),
+            (1, "video", (240, 40, 30)),
+            (2, "video", (40, 240, 60)),
+            (2, "video", (250, 30, 20)),
+        ]
+    ):
         image = np.zeros((60, 40 + 10 * k, 3), np.uint8)
         image[...] = (20, 20, 250)  # what stands around the boxes would deceive
         image[10:40, 5:35] = colour

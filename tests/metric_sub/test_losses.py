@@ -30,7 +30,9 @@ def formula(embeddings, classes, weights, scale, margin, smoothing):
 @pytest.mark.parametrize(("scale", "margin"), [(30.0, 0.3), (64.0, 0.5), (10.0, 0.0)])
 def test_arcface_by_its_formula(tiny_config, scale, margin, smoothing):
     torch.manual_seed(0)
-    loss = build_arcface(settings(tiny_config, arcface_scale=scale, arcface_margin=margin, label_smoothing=smoothing), 7, 16)
+    loss = build_arcface(
+        settings(tiny_config, arcface_scale=scale, arcface_margin=margin, label_smoothing=smoothing), 7, 16
+    )
     assert loss.W.shape == (16, 7)
     embeddings, classes = torch.randn(12, 16), torch.arange(12) % 7
     expected = formula(embeddings, classes, loss.W.detach(), scale, margin, smoothing)
@@ -42,7 +44,9 @@ def test_angles_over_half_a_turn(tiny_config):
     with torch.no_grad():
         loss.W.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     embeddings, classes = torch.tensor([[-1.0, 0.05], [-1.0, -0.6]]), torch.tensor([0, 0])
-    assert loss(embeddings, classes).item() == pytest.approx(formula(embeddings, classes, loss.W.detach(), 30.0, 0.5, 0.0).item(), rel=1e-3)
+    assert loss(embeddings, classes).item() == pytest.approx(
+        formula(embeddings, classes, loss.W.detach(), 30.0, 0.5, 0.0).item(), rel=1e-3
+    )
 
 
 def test_the_margin_makes_it_harder(tiny_config):
@@ -67,13 +71,20 @@ def batch(k, size=4, dimension=3):
     return numbers[:, None].float().repeat(1, dimension), numbers
 
 
-@pytest.mark.parametrize(("size", "remembered"), [(4, {12, 13, 14, 15}), (8, set(range(8, 16))), (12, set(range(4, 16))), (100, set(range(16)))])
+@pytest.mark.parametrize(
+    ("size", "remembered"),
+    [(4, {12, 13, 14, 15}), (8, set(range(8, 16))), (12, set(range(4, 16))), (100, set(range(16)))],
+)
 def test_memory_keeps_the_last_ones(size, remembered):
     memory = EmbeddingMemory(size, 3)
     for k in range(4):
         memory.join(*batch(k))
     embeddings, classes = memory.join(*batch(4))
-    assert classes[:4].tolist() == batch(4)[1].tolist() and set(classes[4:].tolist()) == remembered and len(classes) == 4 + len(remembered)
+    assert (
+        classes[:4].tolist() == batch(4)[1].tolist()
+        and set(classes[4:].tolist()) == remembered
+        and len(classes) == 4 + len(remembered)
+    )
     assert torch.equal(embeddings[:, 0], classes.float())  # each embedding has kept its class
 
 
@@ -106,8 +117,12 @@ def test_gradients_reach_the_batch_and_the_classes_but_not_the_past(tiny_config)
     alone = build_arcface(settings(tiny_config), 3, 4)
     with torch.no_grad():
         alone.W.copy_(loss.W)
-    expected = (alone(new.detach(), torch.ones(4, dtype=torch.long)) + alone(old.detach(), torch.zeros(4, dtype=torch.long))) / 2
-    assert loss(*joined).item() == pytest.approx(expected.item(), rel=1e-5)  # what is remembered counts as further samples
+    expected = (
+        alone(new.detach(), torch.ones(4, dtype=torch.long)) + alone(old.detach(), torch.zeros(4, dtype=torch.long))
+    ) / 2
+    assert loss(*joined).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )  # what is remembered counts as further samples
 
 
 @pytest.mark.parametrize("n_batches", [1, 2, 5])

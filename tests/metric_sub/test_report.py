@@ -24,7 +24,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 MAX_PIXELS = 1_000_000
 BOX_RGB, TRUTH_RGB = (255, 45, 135), (40, 200, 90)
 PHOTO_BOX, FRAME_BOX = (100.0, 200.0, 500.0, 700.0), (10.0, 20.0, 50.0, 60.0)
-HOSTILE = ["<script>alert(1)<", "\"><img src=x onerror=alert(1)>", "' onclick='x", "käse-7", "&amp;{{ 7 * 7 }}"]
+HOSTILE = ["<script>alert(1)<", '"><img src=x onerror=alert(1)>', "' onclick='x", "käse-7", "&amp;{{ 7 * 7 }}"]
 GREY = (128, 128, 128)
 
 
@@ -68,14 +68,20 @@ def write_run(root, work, pairs, part=""):
     """A work folder as infer leaves it, each pair (item, video, distance) one vote for frame 5; files of folder `part`."""
     catalogue_media(root, work, MAX_PIXELS, fresh=False)
     sides = ["x1", "y1", "x2", "y2"]
-    photos = pd.DataFrame([(item, f"{part}image/{item}/0.png", "0", 0, *PHOTO_BOX, 0.9) for item, _, _ in pairs],
-                          columns=["item_id", "media_id", "name", "rank", *sides, "score"])
-    videos = pd.DataFrame([(video, f"{part}video/{video}.mp4", 5, 0, *FRAME_BOX, 0.9) for _, video, _ in pairs],
-                          columns=["video_id", "media_id", "frame_index", "rank", *sides, "score"])
+    photos = pd.DataFrame(
+        [(item, f"{part}image/{item}/0.png", "0", 0, *PHOTO_BOX, 0.9) for item, _, _ in pairs],
+        columns=["item_id", "media_id", "name", "rank", *sides, "score"],
+    )
+    videos = pd.DataFrame(
+        [(video, f"{part}video/{video}.mp4", 5, 0, *FRAME_BOX, 0.9) for _, video, _ in pairs],
+        columns=["video_id", "media_id", "frame_index", "rank", *sides, "score"],
+    )
     number = dict.fromkeys([*sides, "score"], "float32") | {"rank": "int64"}
     photos = photos.astype(dict.fromkeys(["item_id", "media_id", "name"], "str") | number)
     videos = videos.astype({"video_id": "str", "media_id": "str", "frame_index": "int64"} | number)
-    votes = cast_votes(photos, videos, np.array([distance for _, _, distance in pairs], np.float32), np.arange(len(pairs)))
+    votes = cast_votes(
+        photos, videos, np.array([distance for _, _, distance in pairs], np.float32), np.arange(len(pairs))
+    )
     rule = {"keep_quantile": 0.28, "min_share": 0.5, "max_distance": 1.12}
     matches, votes = match_items(votes, **rule)
     Step(work / "matches", rule).write({"table": matches, "votes": votes})
@@ -83,7 +89,19 @@ def write_run(root, work, pairs, part=""):
 
 
 def report(root, work, *options):
-    main(["--config", str(CONFIG), "--data", str(root), "--work", str(work), *map(str, options), "threads=1", "frames.start=4"])
+    main(
+        [
+            "--config",
+            str(CONFIG),
+            "--data",
+            str(root),
+            "--work",
+            str(work),
+            *map(str, options),
+            "threads=1",
+            "frames.start=4",
+        ]
+    )
     return Page((work / "report.html").read_text(encoding="utf-8"))
 
 
@@ -102,7 +120,12 @@ class Page(HTMLParser):
         if tag == "tr":
             self.rows.append([])
         if tag == "article":
-            self._card = {"ids": attributes["data-ids"].split("\n"), "states": attributes["data-states"].split(), "words": "", "pictures": []}
+            self._card = {
+                "ids": attributes["data-ids"].split("\n"),
+                "states": attributes["data-states"].split(),
+                "words": "",
+                "pictures": [],
+            }
             self.cards[self._card["ids"][0]] = self._card
         if tag == "img" and self._card:
             self._card["pictures"].append(decoded(attributes["src"]))
@@ -187,8 +210,11 @@ def test_every_video_has_a_card_and_a_verdict(labelled):
     root, work = labelled
     cards = report(root, work).cards
     assert {video: card["states"] for video, card in cards.items()} == {
-        "000001": ["all", "right", "match"], "000002": ["all", "wrong", "match"], "000004": ["all", "wrong", "nomatch"],
-        "plain": ["all", "right", "nomatch"]}
+        "000001": ["all", "right", "match"],
+        "000002": ["all", "wrong", "match"],
+        "000004": ["all", "wrong", "nomatch"],
+        "plain": ["all", "right", "nomatch"],
+    }
     assert "distance 0.500 · votes 1, kept 1" in cards["000001"]["words"]
     assert "declared item 000003, expected 000002" in cards["000002"]["words"]
     assert "left out, though its item is in the catalogue" in cards["000004"]["words"]
@@ -200,8 +226,10 @@ def test_score_is_shown_with_its_rules(labelled):
     page = report(root, work)
     words = " ".join(page.words.split())
     # 1 of 2 declared is right, 3 are labelled: every S is 2 * 1 / (2 + 3).
-    assert page.rows == [["kind", "S1", "S2", "S3", "final", "labelled", "declared", "right item"],
-                         ["all", "0.400", "0.400", "0.400", "0.400", "3", "2", "1"]]
+    assert page.rows == [
+        ["kind", "S1", "S2", "S3", "final", "labelled", "declared", "right item"],
+        ["all", "0.400", "0.400", "0.400", "0.400", "3", "2", "1"],
+    ]
     assert "Rules product, frame policy nearest" in words
     assert "final = 0.2 S1 + 0.6 S2 + 0.2 S3" in words
 
@@ -246,10 +274,12 @@ def test_scores_by_kind_where_kinds_are_known(labelled):
     (root / "items.json").write_text(json.dumps([{"item_id": item, "kind": kind} for item, kind in kinds.items()]))
     page = report(root, work)
     # A video's kind is that of its id; `plain` has none.
-    assert page.rows[1:] == [["?", "–", "–", "–", "–", "0", "0", "0"],
-                             ["hat", "0.000", "0.000", "0.000", "0.000", "1", "0", "0"],
-                             ["shirt", "0.500", "0.500", "0.500", "0.500", "2", "2", "1"],
-                             ["all", "0.400", "0.400", "0.400", "0.400", "3", "2", "1"]]
+    assert page.rows[1:] == [
+        ["?", "–", "–", "–", "–", "0", "0", "0"],
+        ["hat", "0.000", "0.000", "0.000", "0.000", "1", "0", "0"],
+        ["shirt", "0.500", "0.500", "0.500", "0.500", "2", "2", "1"],
+        ["all", "0.400", "0.400", "0.400", "0.400", "3", "2", "1"],
+    ]
     assert "hat" in page.cards["000004"]["words"]
 
 

@@ -11,24 +11,34 @@ from metric_sub.result import ResultEntry, build_result, check_result, read_resu
 from metric_sub.vote import FRAME_BOX, ITEM_BOX
 from shared.errors import UserError
 
-ENTRY = {"item_id": "010001", "frame_index": 120,
-         "result": [{"img_name": "0", "item_box": [1.0, 2.0, 30.5, 40.25], "frame_box": [5.0, 6.0, 70.0, 80.0]}]}
+ENTRY = {
+    "item_id": "010001",
+    "frame_index": 120,
+    "result": [{"img_name": "0", "item_box": [1.0, 2.0, 30.5, 40.25], "frame_box": [5.0, 6.0, 70.0, 80.0]}],
+}
 
 
 def matches_of(*rows):
     """Matches from (item_id, video_id, frame_index, img_name, item box, frame box)."""
-    table = pd.DataFrame([[*row[:4], *row[4], *row[5]] for row in rows],
-                         columns=["item_id", "video_id", "frame_index", "img_name", *ITEM_BOX, *FRAME_BOX])
+    table = pd.DataFrame(
+        [[*row[:4], *row[4], *row[5]] for row in rows],
+        columns=["item_id", "video_id", "frame_index", "img_name", *ITEM_BOX, *FRAME_BOX],
+    )
     return table.astype(dict.fromkeys([*ITEM_BOX, *FRAME_BOX], "float32"))
 
 
 def test_build_result_sorts_by_video_and_rounds_boxes():
-    matches = matches_of(("a", "9", 80, "0", (0.1, 12.345, 100.996, 200), (1, 2, 3, 4)),
-                         ("b", "10", 100, "front", (0, 0, 1 / 3, 2 / 3), (0, 0, 10, 10)))
+    matches = matches_of(
+        ("a", "9", 80, "0", (0.1, 12.345, 100.996, 200), (1, 2, 3, 4)),
+        ("b", "10", 100, "front", (0, 0, 1 / 3, 2 / 3), (0, 0, 10, 10)),
+    )
     result = build_result(matches)
     assert list(result) == ["10", "9"]
-    assert result["9"] == {"item_id": "a", "frame_index": 80, "result": [
-        {"img_name": "0", "item_box": [0.1, 12.35, 101.0, 200.0], "frame_box": [1.0, 2.0, 3.0, 4.0]}]}
+    assert result["9"] == {
+        "item_id": "a",
+        "frame_index": 80,
+        "result": [{"img_name": "0", "item_box": [0.1, 12.35, 101.0, 200.0], "frame_box": [1.0, 2.0, 3.0, 4.0]}],
+    }
     assert result["10"]["result"][0]["item_box"] == [0.0, 0.0, 0.33, 0.67]
     json.dumps(result)  # plain numbers, not numpy's
 
@@ -44,7 +54,9 @@ def test_round_trip(tmp_path):
     path = tmp_path / "result.json"
     write_result(build_result(matches), path)
     text = path.read_text(encoding="utf-8")
-    assert "视频 1" in text and text.startswith('{\n "') and [file.name for file in tmp_path.iterdir()] == ["result.json"]
+    assert (
+        "视频 1" in text and text.startswith('{\n "') and [file.name for file in tmp_path.iterdir()] == ["result.json"]
+    )
     assert {video: entry.model_dump() for video, entry in read_result(path).items()} == build_result(matches)
 
 
@@ -85,24 +97,27 @@ def changed(path, value):
     return entry
 
 
-@pytest.mark.parametrize(("path", "value", "words"), [
-    (["item_id"], ..., ["'item_id'", "missing"]),
-    (["item_id"], 10001, ["'item_id'", "string", "found 10001"]),
-    (["frame_index"], "120", ["'frame_index'", "integer", 'found "120"']),
-    (["frame_index"], -1, ["'frame_index'", "greater than or equal to 0", "found -1"]),
-    (["frame_index"], 1.5, ["'frame_index'", "integer", "found 1.5"]),
-    (["frame_index"], True, ["'frame_index'", "integer", "found true"]),
-    (["result"], [], ["'result'", "at least 1 item", "found []"]),
-    (["result"], {}, ["'result'", "list", "found {}"]),
-    (["extra"], 1, ["'extra'", "unknown", "Expected item_id, frame_index, result"]),
-    (["result", 0, "img_name"], 0, ["'result.0.img_name'", "string", "found 0"]),
-    (["result", 0, "item_box"], ..., ["'result.0.item_box'", "missing"]),
-    (["result", 0, "item_box"], [1, 2, 3], ["'result.0.item_box'", "at least 4", "found [1, 2, 3]"]),
-    (["result", 0, "item_box"], [1, 2, 3, 4, 5], ["'result.0.item_box'", "at most 4"]),
-    (["result", 0, "item_box", 2], "30", ["'result.0.item_box.2'", "number", 'found "30"']),
-    (["result", 0, "frame_box", 0], float("nan"), ["'result.0.frame_box.0'", "finite", "found NaN"]),
-    (["result", 0, "frame_box"], [9, 0, 1, 1], ["'result.0.frame_box'", "x1 <= x2", "found [9, 0, 1, 1]"]),
-])
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["item_id"], ..., ["'item_id'", "missing"]),
+        (["item_id"], 10001, ["'item_id'", "string", "found 10001"]),
+        (["frame_index"], "120", ["'frame_index'", "integer", 'found "120"']),
+        (["frame_index"], -1, ["'frame_index'", "greater than or equal to 0", "found -1"]),
+        (["frame_index"], 1.5, ["'frame_index'", "integer", "found 1.5"]),
+        (["frame_index"], True, ["'frame_index'", "integer", "found true"]),
+        (["result"], [], ["'result'", "at least 1 item", "found []"]),
+        (["result"], {}, ["'result'", "list", "found {}"]),
+        (["extra"], 1, ["'extra'", "unknown", "Expected item_id, frame_index, result"]),
+        (["result", 0, "img_name"], 0, ["'result.0.img_name'", "string", "found 0"]),
+        (["result", 0, "item_box"], ..., ["'result.0.item_box'", "missing"]),
+        (["result", 0, "item_box"], [1, 2, 3], ["'result.0.item_box'", "at least 4", "found [1, 2, 3]"]),
+        (["result", 0, "item_box"], [1, 2, 3, 4, 5], ["'result.0.item_box'", "at most 4"]),
+        (["result", 0, "item_box", 2], "30", ["'result.0.item_box.2'", "number", 'found "30"']),
+        (["result", 0, "frame_box", 0], float("nan"), ["'result.0.frame_box.0'", "finite", "found NaN"]),
+        (["result", 0, "frame_box"], [9, 0, 1, 1], ["'result.0.frame_box'", "x1 <= x2", "found [9, 0, 1, 1]"]),
+    ],
+)
 def test_refusals_name_the_video_the_key_and_what_was_found(tmp_path, path, value, words):
     file = tmp_path / "result.json"
     file.write_text(json.dumps({"070009": ENTRY, "070001": changed(path, value)}), encoding="utf-8")
@@ -114,9 +129,18 @@ def test_refusals_name_the_video_the_key_and_what_was_found(tmp_path, path, valu
         assert word in message
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("{", "not JSON"), ("", "not JSON"), ("[]", "found a list"), ("null", "found a NoneType"), ('{"v": []}', "video 'v'"),
-    ('{"v": 1, "v": 2}', "'v' stands twice"), ('{"v": {"item_id": "a", "item_id": "b"}}', "'item_id' stands twice")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("", "not JSON"),
+        ("[]", "found a list"),
+        ("null", "found a NoneType"),
+        ('{"v": []}', "video 'v'"),
+        ('{"v": 1, "v": 2}', "'v' stands twice"),
+        ('{"v": {"item_id": "a", "item_id": "b"}}', "'item_id' stands twice"),
+    ],
+)
 def test_refuses_what_is_no_result(tmp_path, text, words):
     file = tmp_path / "result.json"
     file.write_text(text, encoding="utf-8")

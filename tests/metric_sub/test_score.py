@@ -27,10 +27,16 @@ def truth_of(photos, videos, kinds=None):
         for frame, boxes in frames.items():
             labelled.append((media[-1][0], frame))
             labels += [(media[-1][0], frame, *box) for box in boxes]
-    rows = [(media_id, frame, "dress", 0, 0, instance, product, *box) for media_id, frame, instance, product, box in labels]
+    rows = [
+        (media_id, frame, "dress", 0, 0, instance, product, *box) for media_id, frame, instance, product, box in labels
+    ]
     boxes = pd.DataFrame(rows, columns=LABEL_COLUMNS).astype(dict.fromkeys(["x1", "y1", "x2", "y2"], "float32"))
-    return Truth(pd.DataFrame(media, columns=["media_id", "kind", "item_id", "name"]), boxes,
-                 pd.DataFrame(labelled, columns=["media_id", "frame_index"]), kinds or {})
+    return Truth(
+        pd.DataFrame(media, columns=["media_id", "kind", "item_id", "name"]),
+        boxes,
+        pd.DataFrame(labelled, columns=["media_id", "frame_index"]),
+        kinds or {},
+    )
 
 
 def shows(item, instance=1, box=BOX):
@@ -43,8 +49,11 @@ A, B, C, D, N = "010001", "010002", "010003", "010004", "010009"
 
 def entry(item, frame=0, *listed):
     listed = listed or (("0", BOX),)
-    return {"item_id": item, "frame_index": frame,
-            "result": [{"img_name": name, "item_box": list(box), "frame_box": [0, 0, 1, 1]} for name, box in listed]}
+    return {
+        "item_id": item,
+        "frame_index": frame,
+        "result": [{"img_name": name, "item_box": list(box), "frame_box": [0, 0, 1, 1]} for name, box in listed],
+    }
 
 
 def score(result, truth, **settings):
@@ -72,12 +81,19 @@ def test_hand_worked_totals():
     assert answer["S1"] == pytest.approx(4 / 7) and answer["S2"] == answer["S3"] == pytest.approx(2 / 7)
     assert answer["final"] == pytest.approx(0.2 * 4 / 7 + 0.6 * 2 / 7 + 0.2 * 2 / 7)
     assert answer["precision"] == pytest.approx(1 / 2) and answer["recall"] == pytest.approx(2 / 3)
-    assert (answer["rules"], answer["frame_policy"], answer["min_iou"], answer["weights"]) == ("product", "nearest", 0.5, [0.2, 0.6, 0.2])
+    assert (answer["rules"], answer["frame_policy"], answer["min_iou"], answer["weights"]) == (
+        "product",
+        "nearest",
+        0.5,
+        [0.2, 0.6, 0.2],
+    )
 
 
 def test_hand_worked_kinds():
     answer = score({A: entry(A), B: entry(B, 40), C: entry(D), N: entry(C)}, TRUTH)["by_kind"]
-    figures = {kind: (row["S1"], row["N_P"], row["N_GT"], row["items"], row["items_wrong"]) for kind, row in answer.items()}
+    figures = {
+        kind: (row["S1"], row["N_P"], row["N_GT"], row["items"], row["items_wrong"]) for kind, row in answer.items()
+    }
     assert figures == {"P": (1.0, 2, 2, 2, 0), "M": (0.0, 1, 1, 1, 1), "D": (None, 0, 0, 1, 1), "N": (None, 1, 0, 0, 0)}
     assert answer["P"]["S2"] == 0.5 and answer["P"]["final"] == pytest.approx(0.2 + 0.8 * 0.5)
     assert answer["N"]["precision"] == 0 and answer["N"]["recall"] is None and answer["D"]["precision"] is None
@@ -92,10 +108,24 @@ def test_ids_without_a_kind_and_data_without_kinds():
 def test_per_video_says_why():
     rows = {row["video_id"]: row for row in score({A: entry(A), B: entry(D), "019999": entry(A)}, TRUTH)["per_video"]}
     assert list(rows) == [A, B, C, N, "019999"]
-    assert rows[A] == {"video_id": A, "kind": "P", "item_id": A, "expected": A, "S1": True, "S2": True, "S3": True,
-                       "judged_frame": 0, "right": True, "why": "right"}
+    assert rows[A] == {
+        "video_id": A,
+        "kind": "P",
+        "item_id": A,
+        "expected": A,
+        "S1": True,
+        "S2": True,
+        "S3": True,
+        "judged_frame": 0,
+        "right": True,
+        "why": "right",
+    }
     assert rows[B]["why"] == "declared item 010004, expected 010002" and not rows[B]["right"]
-    assert rows[C]["why"] == "left out, though its item is in the catalogue" and rows[C]["expected"] == C and not rows[C]["right"]
+    assert (
+        rows[C]["why"] == "left out, though its item is in the catalogue"
+        and rows[C]["expected"] == C
+        and not rows[C]["right"]
+    )
     assert rows[N]["why"] == "rightly left out" and rows[N]["expected"] is None and rows[N]["right"]
     assert rows["019999"]["why"] == "declared item 010001, but no such video in the data"
 
@@ -114,14 +144,17 @@ def test_weights_are_used_as_given():
     assert score(result, TRUTH, weights=(1, 1, 1))["final"] == pytest.approx(1.6)
 
 
-@pytest.mark.parametrize(("photos", "frames", "counts"), [
-    ({(A, "0"): [shows(A)]}, {0: [shows(A)]}, 1),
-    ({(A, "0"): []}, {0: [shows(A)]}, 1),  # the photo's folder is enough
-    ({(A, "0"): [shows(A)]}, {0: [DISTRACTOR], 40: []}, 0),  # its product is labelled nowhere
-    ({(A, "0"): [shows(A)]}, {0: [shows(B)]}, 0),  # another product is
-    ({(A, "0"): [shows(A)]}, {}, 0),
-    ({(B, "0"): [shows(B)]}, {0: [shows(A)]}, 0),  # no photo folder of that name
-])
+@pytest.mark.parametrize(
+    ("photos", "frames", "counts"),
+    [
+        ({(A, "0"): [shows(A)]}, {0: [shows(A)]}, 1),
+        ({(A, "0"): []}, {0: [shows(A)]}, 1),  # the photo's folder is enough
+        ({(A, "0"): [shows(A)]}, {0: [DISTRACTOR], 40: []}, 0),  # its product is labelled nowhere
+        ({(A, "0"): [shows(A)]}, {0: [shows(B)]}, 0),  # another product is
+        ({(A, "0"): [shows(A)]}, {}, 0),
+        ({(B, "0"): [shows(B)]}, {0: [shows(A)]}, 0),  # no photo folder of that name
+    ],
+)
 def test_which_videos_are_to_be_found(photos, frames, counts):
     truth = truth_of(photos, {A: frames})
     answer = score({A: entry(A)}, truth)
@@ -132,10 +165,20 @@ def test_which_videos_are_to_be_found(photos, frames, counts):
 FRAMES = truth_of({(A, "0"): [shows(A)]}, {A: {0: [shows(A)], 40: [DISTRACTOR], 80: [shows(A)]}})
 
 
-@pytest.mark.parametrize(("frame", "judged", "nearest", "strict"), [
-    (0, 0, True, True), (40, 40, False, False), (80, 80, True, True),
-    (19, 0, True, False), (20, 0, True, False), (21, 40, False, False),  # 20 is as near to 0 as to 40: the earlier
-    (60, 40, False, False), (61, 80, True, False), (399, 80, True, False)])
+@pytest.mark.parametrize(
+    ("frame", "judged", "nearest", "strict"),
+    [
+        (0, 0, True, True),
+        (40, 40, False, False),
+        (80, 80, True, True),
+        (19, 0, True, False),
+        (20, 0, True, False),
+        (21, 40, False, False),  # 20 is as near to 0 as to 40: the earlier
+        (60, 40, False, False),
+        (61, 80, True, False),
+        (399, 80, True, False),
+    ],
+)
 def test_frame_policies(frame, judged, nearest, strict):
     answer = score({A: entry(A, frame)}, FRAMES)["per_video"][0]
     assert answer["judged_frame"] == judged
@@ -149,18 +192,23 @@ def test_a_frame_annotated_as_empty_is_labelled():
     assert verdict({A: entry(A, 40)}, truth) == ((True, False, False), "the item is not labelled in frame 40")
 
 
-@pytest.mark.parametrize(("listed", "right", "why"), [
-    ([("0", (0, 0, 100, 51))], True, "right"),  # IoU 0.51
-    ([("0", (0, 0, 100, 50))], False, "photo 0: item_box has IoU 0.50, expected more than 0.5"),
-    ([("0", (200, 200, 300, 300))], False, "IoU 0.00"),
-    ([("0", (5, 5, 5, 5))], False, "IoU 0.00"),
-    ([("9", BOX)], False, "item 010001 has no photo 9"),
-    ([("1", BOX)], False, "photo 1 has no labelled box of the item"),
-    ([("0", BOX), ("0", (0, 0, 100, 60))], True, "right"),
-    ([("0", BOX), ("0", (0, 0, 100, 40))], False, "IoU 0.40"),  # every listed box must be right
-])
+@pytest.mark.parametrize(
+    ("listed", "right", "why"),
+    [
+        ([("0", (0, 0, 100, 51))], True, "right"),  # IoU 0.51
+        ([("0", (0, 0, 100, 50))], False, "photo 0: item_box has IoU 0.50, expected more than 0.5"),
+        ([("0", (200, 200, 300, 300))], False, "IoU 0.00"),
+        ([("0", (5, 5, 5, 5))], False, "IoU 0.00"),
+        ([("9", BOX)], False, "item 010001 has no photo 9"),
+        ([("1", BOX)], False, "photo 1 has no labelled box of the item"),
+        ([("0", BOX), ("0", (0, 0, 100, 60))], True, "right"),
+        ([("0", BOX), ("0", (0, 0, 100, 40))], False, "IoU 0.40"),  # every listed box must be right
+    ],
+)
 def test_item_boxes(listed, right, why):
-    truth = truth_of({(A, "0"): [shows(A), (0, "", (200, 200, 300, 300))], (A, "1"): [DISTRACTOR]}, {A: {0: [shows(A)]}})
+    truth = truth_of(
+        {(A, "0"): [shows(A), (0, "", (200, 200, 300, 300))], (A, "1"): [DISTRACTOR]}, {A: {0: [shows(A)]}}
+    )
     held, reason = verdict({A: entry(A, 0, *listed)}, truth)
     assert held == (True, True, right) and why in reason
 
@@ -172,20 +220,25 @@ def test_the_smallest_iou_is_a_setting():
 
 TOP, TROUSERS = (0, 0, 100, 100), (0, 100, 100, 200)
 # A set of two: photo 0 shows both, photo 1 the trousers; frame 0 shows both, 40 the top, 80 a third instance that no photo has.
-SET = truth_of({(A, "0"): [shows(A, 1, TOP), shows(A, 2, TROUSERS)], (A, "1"): [shows(A, 2, TROUSERS)]},
-               {A: {0: [shows(A, 1), shows(A, 2)], 40: [shows(A, 1)], 80: [shows(A, 3)]}})
+SET = truth_of(
+    {(A, "0"): [shows(A, 1, TOP), shows(A, 2, TROUSERS)], (A, "1"): [shows(A, 2, TROUSERS)]},
+    {A: {0: [shows(A, 1), shows(A, 2)], 40: [shows(A, 1)], 80: [shows(A, 3)]}},
+)
 
 
-@pytest.mark.parametrize(("frame", "listed", "product", "every"), [
-    (0, [("0", TOP), ("0", TROUSERS)], True, True),
-    (0, [("0", TOP), ("1", TROUSERS)], True, True),  # from different photos
-    (0, [("0", TOP)], True, False),
-    (0, [("1", TROUSERS)], True, False),
-    (40, [("0", TOP)], True, True),  # the frame shows only this one
-    (40, [("1", TROUSERS)], True, False),
-    (80, [("1", TROUSERS)], True, True),  # no instance that photos and frame share: nothing more is asked
-    (0, [("0", TOP), ("0", TROUSERS), ("1", TOP)], False, False),  # a wrong box among them
-])
+@pytest.mark.parametrize(
+    ("frame", "listed", "product", "every"),
+    [
+        (0, [("0", TOP), ("0", TROUSERS)], True, True),
+        (0, [("0", TOP), ("1", TROUSERS)], True, True),  # from different photos
+        (0, [("0", TOP)], True, False),
+        (0, [("1", TROUSERS)], True, False),
+        (40, [("0", TOP)], True, True),  # the frame shows only this one
+        (40, [("1", TROUSERS)], True, False),
+        (80, [("1", TROUSERS)], True, True),  # no instance that photos and frame share: nothing more is asked
+        (0, [("0", TOP), ("0", TROUSERS), ("1", TOP)], False, False),  # a wrong box among them
+    ],
+)
 def test_rule_sets(frame, listed, product, every):
     result = {A: entry(A, frame, *listed)}
     assert verdict(result, SET)[0] == (True, True, product)
@@ -211,9 +264,11 @@ def data(tmp_path):
     root = tmp_path / "data"
     boxes = [{"label": "dress", "viewpoint": 0, "display": 1, "instance_id": 21000101, "box": [0, 0, 100, 100]}]
     for name, content in {
-            "image/010001/0.jpg": None, "video/010001.mp4": None,
-            "image_annotation/010001/0.json": {"item_id": A, "img_name": "0.jpg", "annotations": boxes},
-            "video_annotation/010001.json": {"video_id": A, "frames": [{"frame_index": 40, "annotations": boxes}]}}.items():
+        "image/010001/0.jpg": None,
+        "video/010001.mp4": None,
+        "image_annotation/010001/0.json": {"item_id": A, "img_name": "0.jpg", "annotations": boxes},
+        "video_annotation/010001.json": {"video_id": A, "frames": [{"frame_index": 40, "annotations": boxes}]},
+    }.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content) if content else "")

@@ -34,8 +34,14 @@ def test_equals_brute_force_in_any_blocks(block_rows, k):
     np.testing.assert_allclose(distances, expected_distances, rtol=1e-6)
 
 
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 30), m=st.integers(0, 60), dimension=st.integers(1, 5),
-       k=st.integers(1, 40), block_rows=st.integers(1, 70))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(0, 30),
+    m=st.integers(0, 60),
+    dimension=st.integers(1, 5),
+    k=st.integers(1, 40),
+    block_rows=st.integers(1, 70),
+)
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_equal_distances_give_the_lower_index(seed, n, m, dimension, k, block_rows):
     rng = np.random.default_rng(seed)  # whole numbers 0..2: nearly every distance has equals, and all sums are exact

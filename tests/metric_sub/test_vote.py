@@ -18,15 +18,34 @@ from metric_sub.vote import FRAME_BOX, ITEM_BOX, cast_votes, match_items
 
 RULE = {"keep_quantile": 0.28, "min_share": 0.5, "max_distance": 1.12}
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "matching.md"
-FIELDS = ["item_id", "img_name", "item_rank", "item_score", "video_id", "frame_index", "frame_rank", "frame_score", "distance"]
+FIELDS = [
+    "item_id",
+    "img_name",
+    "item_rank",
+    "item_score",
+    "video_id",
+    "frame_index",
+    "frame_rank",
+    "frame_score",
+    "distance",
+]
 
 
 def votes_of(rows):
     """Votes from tuples in the order of FIELDS; every box gets corners of its own, so that its choice shows."""
     table = pd.DataFrame(rows, columns=FIELDS)
     text = ["item_id", "img_name", "video_id"]
-    table = table.astype({**dict.fromkeys(text, "str"), "item_score": "float32", "frame_score": "float32", "distance": "float32",
-                          "item_rank": "int64", "frame_index": "int64", "frame_rank": "int64"})
+    table = table.astype(
+        {
+            **dict.fromkeys(text, "str"),
+            "item_score": "float32",
+            "frame_score": "float32",
+            "distance": "float32",
+            "item_rank": "int64",
+            "frame_index": "int64",
+            "frame_rank": "int64",
+        }
+    )
     table["item_media_id"] = "image/" + table.item_id + "/" + table.img_name + ".jpg"
     table["video_media_id"] = "video/" + table.video_id + ".mp4"
     item_corner = table.item_rank + 10 * table.img_name.map(len) + 100 * table.img_name.map(lambda name: ord(name[0]))
@@ -103,23 +122,28 @@ def test_cast_votes_refuses_lengths_that_do_not_fit():
 # --- steps 2 and 3: which votes and which videos stay ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("distances", "quantile", "expected"), [
-    ([0.5], 0.28, [1]),  # one vote stays one vote
-    ([0.5], 0.0, [1]),
-    ([0.5, 0.75], 0.28, [1, 0]),  # threshold 0.57
-    ([0.5, 0.5], 0.28, [1, 1]),  # equal distances stay together
-    ([0.75, 0.5, 0.5, 0.5], 0.0, [0, 1, 1, 1]),
-    ([0.1, 0.2, 0.3, 0.4, 0.5], 0.25, [1, 1, 0, 0, 0]),  # the quantile is the second distance: inclusive
-    ([0.1, 0.2, 0.3, 0.4, 0.5], 0.2499, [1, 0, 0, 0, 0]),
-    ([0.1, 0.2, 0.3, 0.4, 0.5], 1.0, [1, 1, 1, 1, 1]),
-    ([0.1, 0.2, 0.3, 0.3, 0.5], 0.5, [1, 1, 1, 1, 0]),
-])
+@pytest.mark.parametrize(
+    ("distances", "quantile", "expected"),
+    [
+        ([0.5], 0.28, [1]),  # one vote stays one vote
+        ([0.5], 0.0, [1]),
+        ([0.5, 0.75], 0.28, [1, 0]),  # threshold 0.57
+        ([0.5, 0.5], 0.28, [1, 1]),  # equal distances stay together
+        ([0.75, 0.5, 0.5, 0.5], 0.0, [0, 1, 1, 1]),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 0.25, [1, 1, 0, 0, 0]),  # the quantile is the second distance: inclusive
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 0.2499, [1, 0, 0, 0, 0]),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 1.0, [1, 1, 1, 1, 1]),
+        ([0.1, 0.2, 0.3, 0.3, 0.5], 0.5, [1, 1, 1, 1, 0]),
+    ],
+)
 def test_kept_votes(distances, quantile, expected):
     rows = [vote("a", "v", distance, item_rank=k) for k, distance in enumerate(distances)]
     assert kept(rows, keep_quantile=quantile) == [bool(stays) for stays in expected]
 
 
-@pytest.mark.parametrize(("n", "percent"), [(26, 28), (101, 28), (2501, 28), (101, 29), (101, 57), (101, 58), (201, 57)])
+@pytest.mark.parametrize(
+    ("n", "percent"), [(26, 28), (101, 28), (2501, 28), (101, 29), (101, 57), (101, 58), (201, 57)]
+)
 def test_a_quantile_that_is_one_of_the_distances_keeps_it(n, percent):
     """(n - 1) times the quantile is a whole number, though in floating point it can be less (100 x 0.29 = 28.999...)."""
     rows = [vote("a", "v", 0.001 * k, item_rank=k) for k in range(n)]
@@ -131,10 +155,22 @@ def test_quantiles_are_per_item():
     assert kept(rows) == [True, False, True, False]
 
 
-@pytest.mark.parametrize(("videos", "share", "expected"), [
-    ("vvw", 0.5, "v"), ("vww", 0.5, "w"), ("vw", 0.5, "v"), ("vwx", 0.5, None), ("vwx", 0.33, "v"), ("vwx", 0.34, None),
-    ("vvvwwwwwww", 0.3, "v"), ("wwwwwwwvvv", 0.7, "w"), ("vw", 0.51, None), ("vw", 0.0, "v"), ("vvv", 1.0, "v"),
-])
+@pytest.mark.parametrize(
+    ("videos", "share", "expected"),
+    [
+        ("vvw", 0.5, "v"),
+        ("vww", 0.5, "w"),
+        ("vw", 0.5, "v"),
+        ("vwx", 0.5, None),
+        ("vwx", 0.33, "v"),
+        ("vwx", 0.34, None),
+        ("vvvwwwwwww", 0.3, "v"),
+        ("wwwwwwwvvv", 0.7, "w"),
+        ("vw", 0.51, None),
+        ("vw", 0.0, "v"),
+        ("vvv", 1.0, "v"),
+    ],
+)
 def test_share_of_the_kept_votes(videos, share, expected):
     """All votes equally near, so that all are kept and the smaller id wins where several videos have enough."""
     found = matched([vote("a", video, 0.5) for video in videos], min_share=share)
@@ -175,24 +211,30 @@ def evidence(rows, **rule):
 
 
 def test_the_most_confident_photo_box_and_video_box_may_come_from_different_votes():
-    rows = [vote("a", "v", 0.5, img="0", item_rank=1, item_score=0.99, frame=80, frame_score=0.5),
-            vote("a", "v", 0.25, img="1", item_score=0.9, frame=120, frame_rank=2, frame_score=0.8)]
+    rows = [
+        vote("a", "v", 0.5, img="0", item_rank=1, item_score=0.99, frame=80, frame_score=0.5),
+        vote("a", "v", 0.25, img="1", item_score=0.9, frame=120, frame_rank=2, frame_score=0.8),
+    ]
     assert evidence(rows) == ("0", 1, 120, 2)
 
 
 def test_equal_confidence_goes_by_name_then_rank_and_by_frame_then_rank():
-    rows = [vote("a", "v", 0.25, img="1", item_rank=0, frame=120, frame_rank=0),
-            vote("a", "v", 0.5, img="0", item_rank=3, frame=80, frame_rank=4),
-            vote("a", "v", 0.5, img="0", item_rank=2, frame=80, frame_rank=1)]
+    rows = [
+        vote("a", "v", 0.25, img="1", item_rank=0, frame=120, frame_rank=0),
+        vote("a", "v", 0.5, img="0", item_rank=3, frame=80, frame_rank=4),
+        vote("a", "v", 0.5, img="0", item_rank=2, frame=80, frame_rank=1),
+    ]
     assert evidence(rows) == ("0", 2, 80, 1)
     assert evidence([vote("a", "v", 0.5, img=img) for img in ("2", "10")])[0] == "10"  # names are text
 
 
 def test_neither_votes_for_others_nor_dropped_votes_are_evidence():
-    rows = [vote("a", "v", 0.125, img="0", item_score=0.8, frame=80, frame_score=0.8),
-            vote("a", "v", 0.25, img="1", item_score=0.7, frame=100, frame_score=0.7),
-            vote("a", "w", 0.25, img="2", item_score=1.0, frame=120, frame_score=1.0),
-            vote("a", "v", 0.5, img="3", item_score=1.0, frame=140, frame_score=1.0)]
+    rows = [
+        vote("a", "v", 0.125, img="0", item_score=0.8, frame=80, frame_score=0.8),
+        vote("a", "v", 0.25, img="1", item_score=0.7, frame=100, frame_score=0.7),
+        vote("a", "w", 0.25, img="2", item_score=1.0, frame=120, frame_score=1.0),
+        vote("a", "v", 0.5, img="3", item_score=1.0, frame=140, frame_score=1.0),
+    ]
     assert evidence(rows, keep_quantile=0.5) == ("0", 0, 80, 0)
 
 
@@ -200,7 +242,13 @@ def test_neither_votes_for_others_nor_dropped_votes_are_evidence():
 
 
 def test_a_claimed_video_goes_to_the_nearest_item_and_the_others_get_nothing():
-    rows = [vote("a", "v", 0.5), vote("b", "v", 0.25), vote("b", "free", 0.3), vote("c", "v", 0.75), vote("c", "free", 0.8)]
+    rows = [
+        vote("a", "v", 0.5),
+        vote("b", "v", 0.25),
+        vote("b", "free", 0.3),
+        vote("c", "v", 0.75),
+        vote("c", "free", 0.8),
+    ]
     assert matched(rows) == {"b": ("v", 0.25)}
 
 
@@ -208,8 +256,15 @@ def test_a_video_claimed_equally_near_goes_to_the_smaller_item_id():
     assert matched([vote("b", "v", 0.5), vote("a", "v", 0.5)]) == {"a": ("v", 0.5)}
 
 
-@pytest.mark.parametrize(("distance", "largest", "stays"), [
-    (1.12, 1.12, True), (np.nextafter(np.float32(1.12), np.float32(2)), 1.12, False), (1.0, 1.0, True), (1.25, 1.12, False)])
+@pytest.mark.parametrize(
+    ("distance", "largest", "stays"),
+    [
+        (1.12, 1.12, True),
+        (np.nextafter(np.float32(1.12), np.float32(2)), 1.12, False),
+        (1.0, 1.0, True),
+        (1.25, 1.12, False),
+    ],
+)
 def test_the_largest_distance_is_inclusive(distance, largest, stays):
     assert bool(matched([vote("a", "v", distance)], max_distance=largest)) == stays
 
@@ -245,8 +300,10 @@ def test_worked_example_of_the_documentation():
     matches, votes = match_items(votes, **RULE)
     assert votes.kept.tolist() == [row["kept"] == "yes" for row in rows]
     expected = table_after("### The matches")
-    assert [[row.item_id, row.video_id, f"{row.distance:.2f}", str(row.votes), str(row.kept)] for row in matches.itertuples()] == [
-        [row[name] for name in ("item_id", "video_id", "distance", "votes", "kept")] for row in expected]
+    assert [
+        [row.item_id, row.video_id, f"{row.distance:.2f}", str(row.votes), str(row.kept)]
+        for row in matches.itertuples()
+    ] == [[row[name] for name in ("item_id", "video_id", "distance", "votes", "kept")] for row in expected]
     shown = re.search(r"### The result.*?```json\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert build_result(matches) == json.loads(shown[1])
 
@@ -275,7 +332,16 @@ def reference(rows, keep_quantile, min_share, max_distance):
             photo = min(found, key=lambda row: (-row["item_score"], row["img_name"], row["item_rank"]))
             frame = min(found, key=lambda row: (-row["frame_score"], row["frame_index"], row["frame_rank"]))
             cast = sum(row["video_id"] == video for row in own)
-            claims.append((distance, item, video, cast, len(found), (photo["img_name"], photo["item_rank"], frame["frame_index"], frame["frame_rank"])))
+            claims.append(
+                (
+                    distance,
+                    item,
+                    video,
+                    cast,
+                    len(found),
+                    (photo["img_name"], photo["item_rank"], frame["frame_index"], frame["frame_rank"]),
+                )
+            )
     answer = {}
     for distance, item, video, *rest in sorted(claims):
         if video not in answer and distance <= max_distance:
@@ -289,14 +355,35 @@ def random_rows(rng, prefix):
     scores, distances = [0.5, 0.75, 0.875], [rng.randrange(1, 12) / 8 for _ in range(rng.randint(1, 6))]
     for item in range(rng.randint(1, 5)):
         for box in range(rng.choice([1, 1, 2, 3, 4, 5, 8, 26])):
-            rows.append((f"{prefix}i{item}", f"{box // 2}", box % 2, rng.choice(scores), f"{prefix}v{rng.randrange(3)}",
-                         20 * rng.randrange(3), rng.randrange(3), rng.choice(scores), rng.choice(distances)))
+            rows.append(
+                (
+                    f"{prefix}i{item}",
+                    f"{box // 2}",
+                    box % 2,
+                    rng.choice(scores),
+                    f"{prefix}v{rng.randrange(3)}",
+                    20 * rng.randrange(3),
+                    rng.randrange(3),
+                    rng.choice(scores),
+                    rng.choice(distances),
+                )
+            )
     return rows
 
 
-@pytest.mark.parametrize(("quantile", "share", "largest"), [
-    ("0.28", "0.5", "1.125"), ("0.28", "0.5", "0.5"), ("0", "0.5", "2"), ("1", "0.5", "2"), ("0.5", "0.25", "1.25"),
-    ("0.28", "0", "2"), ("0.6", "1", "1.125"), ("0.04", "0.4", "1.0")])
+@pytest.mark.parametrize(
+    ("quantile", "share", "largest"),
+    [
+        ("0.28", "0.5", "1.125"),
+        ("0.28", "0.5", "0.5"),
+        ("0", "0.5", "2"),
+        ("1", "0.5", "2"),
+        ("0.5", "0.25", "1.25"),
+        ("0.28", "0", "2"),
+        ("0.6", "1", "1.125"),
+        ("0.04", "0.4", "1.0"),
+    ],
+)
 def test_agrees_with_the_slow_reference(quantile, share, largest):
     """500 cases a rule, in one call: each has ids of its own, so that none disturbs another."""
     rng = random.Random(f"{quantile} {share} {largest}")
@@ -306,8 +393,16 @@ def test_agrees_with_the_slow_reference(quantile, share, largest):
         expected |= reference(rows, Fraction(quantile), Fraction(share), Fraction(largest))
     votes = votes_of([row for rows in cases for row in rows]).sample(frac=1, random_state=0)
     matches, _ = match_items(votes, keep_quantile=float(quantile), min_share=float(share), max_distance=float(largest))
-    found = {row.video_id: (row.item_id, row.distance, row.votes, row.kept,
-                            (row.img_name, int(row.ix1) % 10, row.frame_index, int(row.fx1) % 10)) for row in matches.itertuples()}
+    found = {
+        row.video_id: (
+            row.item_id,
+            row.distance,
+            row.votes,
+            row.kept,
+            (row.img_name, int(row.ix1) % 10, row.frame_index, int(row.fx1) % 10),
+        )
+        for row in matches.itertuples()
+    }
     assert len(expected) > 100 and found == expected
 
 

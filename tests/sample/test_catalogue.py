@@ -64,7 +64,11 @@ def test_siblings_share_what_they_must_and_differ_in_what_they_must(kind):
         colours = len({product.scheme for product in products})
         prints = len({product.print.kind if product.print else None for product in products})
         textures = len({product.texture.kind for product in products})
-        assert (colours, prints, textures) == {"colour-sibling": (n, 1, 1), "print-sibling": (1, n, 1), "texture-sibling": (1, 1, n)}[kind]
+        assert (colours, prints, textures) == {
+            "colour-sibling": (n, 1, 1),
+            "print-sibling": (1, n, 1),
+            "texture-sibling": (1, 1, n),
+        }[kind]
     assert seen > 5
 
 

@@ -77,7 +77,11 @@ def test_plain_shows_the_base_alone():
 
 @pytest.mark.parametrize("kind", PRINTS)
 def test_prints_are_seen_and_differ(kind):
-    plain, printed = (draw_product(product, FRONT, SIZE).rgba.astype(int) for product in (SHIRT, replace(SHIRT, print=Print(kind, 2))))
-    other = draw_product(replace(SHIRT, print=Print(PRINTS[(PRINTS.index(kind) + 1) % len(PRINTS)], 2)), FRONT, SIZE).rgba.astype(int)
+    plain, printed = (
+        draw_product(product, FRONT, SIZE).rgba.astype(int) for product in (SHIRT, replace(SHIRT, print=Print(kind, 2)))
+    )
+    other = draw_product(
+        replace(SHIRT, print=Print(PRINTS[(PRINTS.index(kind) + 1) % len(PRINTS)], 2)), FRONT, SIZE
+    ).rgba.astype(int)
     assert 0.015 < (np.abs(printed - plain).max(axis=2) > 40).mean() < 0.25
     assert (np.abs(printed - other).max(axis=2) > 40).mean() > 0.005

@@ -13,7 +13,16 @@ from sample.scene import Layer, Scene, annotations, render
 from sample.videos import video_scene
 
 # Everything happens in every video, and no product is too little seen to be labelled.
-BUSY = replace(Difficulty(), hand=1.0, banner=1.0, absent=1.0, replaced=1.0, turned_round=1.0, distractors=(3, 3), smallest_visible=0.0)
+BUSY = replace(
+    Difficulty(),
+    hand=1.0,
+    banner=1.0,
+    absent=1.0,
+    replaced=1.0,
+    turned_round=1.0,
+    distractors=(3, 3),
+    smallest_visible=0.0,
+)
 ITEMS = [item for item in plan_items(40, 2, BUSY) if item.item_id]
 N_FRAMES = 40
 
@@ -27,12 +36,18 @@ def painted(sprite: Sprite, colour: tuple[int, int, int]) -> Sprite:
 
 def seen_box(scene: Scene, number: int, index: int) -> tuple[list[int] | None, int]:
     """The box of the pixels of which layer `number` gives at least half, and their count, found from rendered frames alone."""
-    neutral = replace(scene, light=np.tile(np.arange(256, dtype=np.uint8), (scene.n_frames, 3, 1)), light_map=np.full_like(scene.light_map, 128),
-                      blurs=np.ones_like(scene.blurs))
+    neutral = replace(
+        scene,
+        light=np.tile(np.arange(256, dtype=np.uint8), (scene.n_frames, 3, 1)),
+        light_map=np.full_like(scene.light_map, 128),
+        blurs=np.ones_like(scene.blurs),
+    )
     frames = []
     for colour in ((255, 0, 255), (0, 255, 0)):
         layers = list(neutral.layers)
-        layers[number] = replace(layers[number], sprites=tuple(painted(sprite, colour) for sprite in layers[number].sprites))
+        layers[number] = replace(
+            layers[number], sprites=tuple(painted(sprite, colour) for sprite in layers[number].sprites)
+        )
         frames.append(render(replace(neutral, layers=tuple(layers)), index).astype(int))
     y, x = np.nonzero(np.abs(frames[0] - frames[1]).max(axis=2) >= 128)
     return ([int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1] if len(x) else None), len(x)
@@ -50,7 +65,11 @@ def check_boxes(scene: Scene, index: int) -> int:
     slivers = len(found) - len(expected)  # what is seen by a few pixels only may be labelled or not
     assert 0 <= slivers <= len(labelled) - len(expected)
     for label, box in expected:
-        assert any(a["label"] == label and np.abs(np.subtract(a["box"], box)).max() <= 1 for a in found), (label, box, found)
+        assert any(a["label"] == label and np.abs(np.subtract(a["box"], box)).max() <= 1 for a in found), (
+            label,
+            box,
+            found,
+        )
     for annotation in found:
         x1, y1, x2, y2 = annotation["box"]
         assert 0 <= x1 < x2 <= scene.width and 0 <= y1 < y2 <= scene.height
@@ -76,11 +95,28 @@ def test_boxes_of_photos_are_exact(item):
 def square_scene(x: int, y: int, smallest_visible: float, cover: np.ndarray | None = None) -> Scene:
     """An opaque square of 40 pixels at (x, y) in a frame of 100 x 80; `cover`: a banner at the upper left."""
     sprite = Sprite(np.full((40, 40, 4), 255, np.uint8), np.full((40, 40), 255, np.uint8))
-    layer = Layer((sprite,), np.array([0]), np.array([[(1, 0, x), (0, 1, y), (0, 0, 1)]], float), np.array([True]), "bag", 27000101)
+    layer = Layer(
+        (sprite,),
+        np.array([0]),
+        np.array([[(1, 0, x), (0, 1, y), (0, 0, 1)]], float),
+        np.array([True]),
+        "bag",
+        27000101,
+    )
     light = np.tile(np.arange(256, dtype=np.uint8), (1, 3, 1))
     banners = () if cover is None else ((0, 0, cover),)
-    return Scene(100, 80, np.zeros((80, 100, 4), np.uint8), np.array([[(1, 0, 0), (0, 1, 0)]], float), (layer,), light,
-                 np.full((80, 100, 3), 128, np.uint8), np.ones((1, 2), int), banners, smallest_visible)
+    return Scene(
+        100,
+        80,
+        np.zeros((80, 100, 4), np.uint8),
+        np.array([[(1, 0, 0), (0, 1, 0)]], float),
+        (layer,),
+        light,
+        np.full((80, 100, 3), 128, np.uint8),
+        np.ones((1, 2), int),
+        banners,
+        smallest_visible,
+    )
 
 
 OPAQUE, GLASS = np.full((20, 100, 4), 255, np.uint8), np.full((20, 100, 4), 100, np.uint8)
@@ -103,9 +139,14 @@ def test_box_of_a_square(x, y, smallest, cover, box):
 
 def test_layers_hide_what_is_behind_them():
     scene = square_scene(30, 20, 0.0)
-    front = replace(scene.layers[0], homographies=np.array([[(1, 0, 30), (0, 1, 30), (0, 0, 1)]], float), label="hat", instance_id=0)
+    front = replace(
+        scene.layers[0], homographies=np.array([[(1, 0, 30), (0, 1, 30), (0, 0, 1)]], float), label="hat", instance_id=0
+    )
     found = annotations(replace(scene, layers=(*scene.layers, front)), 0)
-    assert [(a["label"], a["box"], a["instance_id"]) for a in found] == [("bag", [30, 20, 70, 30], 27000101), ("hat", [30, 30, 70, 70], 0)]
+    assert [(a["label"], a["box"], a["instance_id"]) for a in found] == [
+        ("bag", [30, 20, 70, 30], 27000101),
+        ("hat", [30, 30, 70, 70], 0),
+    ]
 
 
 def test_absence_leaves_frames_without_the_product():
@@ -114,7 +155,9 @@ def test_absence_leaves_frames_without_the_product():
     ids = []
     for seed in range(3):
         scene = video_scene(np.random.default_rng(seed), item.product, item.extras, item.instance_id, N_FRAMES, away)
-        ids.append([item.instance_id in {a["instance_id"] for a in annotations(scene, index)} for index in range(N_FRAMES)])
+        ids.append(
+            [item.instance_id in {a["instance_id"] for a in annotations(scene, index)} for index in range(N_FRAMES)]
+        )
     assert any(ids[0]) and not all(ids[0]) and all(any(shown) for shown in ids)
 
 

@@ -52,8 +52,14 @@ def test_layout(root, entries):
         mine = [entry for entry in entries if entry["part"] == part]
         photos = sorted(entry["item_id"] for entry in mine if entry["item_id"])
         videos = sorted(entry.get("video_id") or entry["item_id"] for entry in mine if entry["has_video"])
-        for folder, suffix, names in (("image", "", photos), ("image_annotation", "", photos), ("image_text", ".txt", photos),
-                                      ("video", ".mp4", videos), ("video_annotation", ".json", videos), ("video_text", ".txt", videos)):
+        for folder, suffix, names in (
+            ("image", "", photos),
+            ("image_annotation", "", photos),
+            ("image_text", ".txt", photos),
+            ("video", ".mp4", videos),
+            ("video_annotation", ".json", videos),
+            ("video_text", ".txt", videos),
+        ):
             assert sorted(path.name for path in (root / part / folder).iterdir()) == [name + suffix for name in names]
     assert sum(bool(entry["item_id"]) for entry in entries) == SETTINGS.items
 
@@ -72,7 +78,9 @@ def test_photo_annotations(root, entries):
         names = sorted(path.stem for path in folder.glob("*.jpg"))
         assert not entry["item_id"] or names == [str(i) for i in range(len(names))] and 2 <= len(names) <= 4
         for name in names:
-            content = json.loads((root / entry["part"] / "image_annotation" / entry["item_id"] / f"{name}.json").read_text())
+            content = json.loads(
+                (root / entry["part"] / "image_annotation" / entry["item_id"] / f"{name}.json").read_text()
+            )
             height, width = cv2.imread(str(folder / f"{name}.jpg")).shape[:2]
             assert list(content) == ["item_id", "img_name", "annotations"]
             assert (content["item_id"], content["img_name"]) == (entry["item_id"], f"{name}.jpg")
@@ -126,13 +134,18 @@ def test_another_seed_draws_another_item(root, tmp_path):
         (tmp_path / item.part / folder).mkdir(parents=True)
     write_item(tmp_path, item, other)
     for path in (f"image/{item.item_id}/0.jpg", f"video/{item.video_id}.mp4"):
-        assert (root / item.part / path).is_file() and not same_content(root / item.part / path, tmp_path / item.part / path)
+        assert (root / item.part / path).is_file() and not same_content(
+            root / item.part / path, tmp_path / item.part / path
+        )
 
 
 def test_an_interrupted_run_goes_on(root):
     done = root / "test" / "video_text"
     lost = sorted(done.iterdir())[0]
-    text, times = lost.read_text(), {path: (root / path).stat().st_mtime_ns for path in files_of(root) if lost.stem not in path.as_posix()}
+    text, times = (
+        lost.read_text(),
+        {path: (root / path).stat().st_mtime_ns for path in files_of(root) if lost.stem not in path.as_posix()},
+    )
     lost.unlink()
     write_dataset(root, SETTINGS)
     assert lost.read_text() == text

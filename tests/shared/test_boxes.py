@@ -11,7 +11,8 @@ from shared.boxes import box_areas, clip_boxes, expand_boxes, pairwise_iou
 
 whole = st.integers(-20, 40)
 inside = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 30), st.integers(1, 30)).map(
-    lambda t: (t[0], t[1], t[0] + t[2], t[1] + t[3]))
+    lambda t: (t[0], t[1], t[0] + t[2], t[1] + t[3])
+)
 some_boxes = st.lists(inside, min_size=1, max_size=6).map(lambda boxes: np.array(boxes, np.float32))
 
 
@@ -33,14 +34,17 @@ def test_iou_of_whole_pixel_boxes_is_that_of_their_pixels(a, b):
     assert box_areas([a, b]).tolist() == [mask.sum() for mask in masks]
 
 
-@pytest.mark.parametrize(("a", "b", "iou"), [
-    ((0, 0, 10, 10), (0, 0, 10, 10), 1),
-    ((0, 0, 10, 10), (10, 0, 20, 10), 0),  # x2 is exclusive: neighbours do not touch
-    ((0, 0, 10, 10), (0, 0, 10, 5), 0.5),
-    ((0, 0, 2, 2), (1, 1, 3, 3), 1 / 7),
-    ((5, 5, 5, 9), (5, 5, 5, 9), 0),  # empty
-    ((9, 9, 1, 1), (0, 0, 10, 10), 0),  # inside out
-])
+@pytest.mark.parametrize(
+    ("a", "b", "iou"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10), 1),
+        ((0, 0, 10, 10), (10, 0, 20, 10), 0),  # x2 is exclusive: neighbours do not touch
+        ((0, 0, 10, 10), (0, 0, 10, 5), 0.5),
+        ((0, 0, 2, 2), (1, 1, 3, 3), 1 / 7),
+        ((5, 5, 5, 9), (5, 5, 5, 9), 0),  # empty
+        ((9, 9, 1, 1), (0, 0, 10, 10), 0),  # inside out
+    ],
+)
 def test_iou_by_hand(a, b, iou):
     assert pairwise_iou([a], [b])[0, 0] == pytest.approx(iou)
     assert pairwise_iou([b], [a])[0, 0] == pytest.approx(iou)
@@ -82,7 +86,9 @@ def test_expand_keeps_the_centre_and_scales_the_sides(box, margin):
     grown = expand_boxes([box], margin)[0]
     x1, y1, x2, y2 = box
     assert (grown[:2] + grown[2:]) / 2 == pytest.approx([(x1 + x2) / 2, (y1 + y2) / 2], abs=1e-4)
-    assert grown[2:] - grown[:2] == pytest.approx([(x2 - x1) * (1 + 2 * margin), (y2 - y1) * (1 + 2 * margin)], abs=1e-4)
+    assert grown[2:] - grown[:2] == pytest.approx(
+        [(x2 - x1) * (1 + 2 * margin), (y2 - y1) * (1 + 2 * margin)], abs=1e-4
+    )
 
 
 def test_expand_by_hand():

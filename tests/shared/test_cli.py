@@ -19,9 +19,17 @@ def test_defaults():
 
 
 def test_options_and_overrides_in_any_order():
-    options = parse_options("x", ["match.keep_quantile=0.5", "--data", "d", "--fresh", "seed=3", "--work=w", "--result", "r.json"],
-                            ("--result", "the answer"))
-    assert (options.data, options.work, options.weights, options.result) == (Path("d"), Path("w"), Path("w/weights"), Path("r.json"))
+    options = parse_options(
+        "x",
+        ["match.keep_quantile=0.5", "--data", "d", "--fresh", "seed=3", "--work=w", "--result", "r.json"],
+        ("--result", "the answer"),
+    )
+    assert (options.data, options.work, options.weights, options.result) == (
+        Path("d"),
+        Path("w"),
+        Path("w/weights"),
+        Path("r.json"),
+    )
     assert options.fresh and options.overrides == ["match.keep_quantile=0.5", "seed=3"]
     config = config_of(options)
     assert config.match.keep_quantile == 0.5 and config.seed == 3

@@ -43,7 +43,9 @@ def test_a_dumped_config_reads_back_equal(path, tmp_path):
 
 
 def test_a_dumped_config_keeps_small_numbers_and_other_scripts(tmp_path):
-    config = load_config(FULL, ["detector_train.weight_decay=0.00001", "data.label_aliases={短袖Top: 短袖上衣, 'no': 'on'}"])
+    config = load_config(
+        FULL, ["detector_train.weight_decay=0.00001", "data.label_aliases={短袖Top: 短袖上衣, 'no': 'on'}"]
+    )
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_config(config), encoding="utf-8")
     assert "短袖上衣" in copy.read_text(encoding="utf-8")
@@ -64,13 +66,20 @@ def test_frames_include_the_stop():
     assert load_config(FULL, ["frames={start: 9, stop: 3, step: 1}"]).frames.indices == []
 
 
-@pytest.mark.parametrize(("change", "key", "near"), [
-    (lambda tree: tree.update(detekt={}), "detekt", "detect"),
-    (lambda tree: tree["match"].update(keep_quantil=0.3), "match.keep_quantil", "keep_quantile"),
-    (lambda tree: tree["embedders"][1].update(epoch=3), "embedders.1.epoch", "epochs"),
-    (lambda tree: tree["detector_train"]["phases"][0].update(iteration=3), "detector_train.phases.0.iteration", "iterations"),
-    (lambda tree: tree["embed_train"]["augment"].update(affin=0.5), "embed_train.augment.affin", "affine"),
-])
+@pytest.mark.parametrize(
+    ("change", "key", "near"),
+    [
+        (lambda tree: tree.update(detekt={}), "detekt", "detect"),
+        (lambda tree: tree["match"].update(keep_quantil=0.3), "match.keep_quantil", "keep_quantile"),
+        (lambda tree: tree["embedders"][1].update(epoch=3), "embedders.1.epoch", "epochs"),
+        (
+            lambda tree: tree["detector_train"]["phases"][0].update(iteration=3),
+            "detector_train.phases.0.iteration",
+            "iterations",
+        ),
+        (lambda tree: tree["embed_train"]["augment"].update(affin=0.5), "embed_train.augment.affin", "affine"),
+    ],
+)
 def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path, change, key, near):
     path = changed(tmp_path, change)
     message = message_of(path)
@@ -79,16 +88,20 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path, change, key, n
 
 def test_an_unknown_key_that_is_near_to_none_is_told_what_there_is(tmp_path):
     assert "expected one of keep_quantile, min_share, max_distance" in message_of(
-        changed(tmp_path, lambda tree: tree["match"].update(zzz=1)))
+        changed(tmp_path, lambda tree: tree["match"].update(zzz=1))
+    )
 
 
-@pytest.mark.parametrize(("change", "key"), [
-    (lambda tree: tree.pop("seed"), "seed"),
-    (lambda tree: tree.pop("score"), "score"),
-    (lambda tree: tree["match"].pop("min_share"), "match.min_share"),
-    (lambda tree: tree["embedders"][0].pop("memory"), "embedders.0.memory"),
-    (lambda tree: tree["embed_train"]["augment"].pop("jpeg"), "embed_train.augment.jpeg"),
-])
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda tree: tree.pop("seed"), "seed"),
+        (lambda tree: tree.pop("score"), "score"),
+        (lambda tree: tree["match"].pop("min_share"), "match.min_share"),
+        (lambda tree: tree["embedders"][0].pop("memory"), "embedders.0.memory"),
+        (lambda tree: tree["embed_train"]["augment"].pop("jpeg"), "embed_train.augment.jpeg"),
+    ],
+)
 def test_a_missing_key_is_named(tmp_path, change, key):
     assert f"missing key {key!r}" in message_of(changed(tmp_path, change))
 
@@ -103,26 +116,29 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     assert "'seed'" in message and "keep_quantil'" in message and "score.weights" in message
 
 
-@pytest.mark.parametrize(("override", "key"), [
-    ("seed=one", "seed"),
-    ("threads=-1", "threads"),
-    ("match=3", "match"),
-    ("match.keep_quantile=1.5", "match.keep_quantile"),
-    ("match.keep_quantile=.nan", "match.keep_quantile"),
-    ("match.max_distance=0", "match.max_distance"),
-    ("score.weights=[0.5, 0.5]", "score.weights"),
-    ("score.rules=each", "score.rules"),
-    ("detector.categories=[]", "detector.categories"),
-    ("detector.anchor_sizes=[8, 16]", "anchor_sizes"),
-    ("embedders=[]", "embedders"),
-    ("embedders.0.name=Up/per", "embedders.0.name"),
-    ("embedders.0.batch_size=2.5", "embedders.0.batch_size"),
-    ("embed.aspect_limit=0.5", "embed.aspect_limit"),
-    ("embed_train.scales=[]", "embed_train.scales"),
-    ("embed_train.scales.0=-1", "embed_train.scales.0"),
-    ("data.label_aliases=[]", "data.label_aliases"),
-    ("frames.step=0", "frames.step"),
-])
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("seed=one", "seed"),
+        ("threads=-1", "threads"),
+        ("match=3", "match"),
+        ("match.keep_quantile=1.5", "match.keep_quantile"),
+        ("match.keep_quantile=.nan", "match.keep_quantile"),
+        ("match.max_distance=0", "match.max_distance"),
+        ("score.weights=[0.5, 0.5]", "score.weights"),
+        ("score.rules=each", "score.rules"),
+        ("detector.categories=[]", "detector.categories"),
+        ("detector.anchor_sizes=[8, 16]", "anchor_sizes"),
+        ("embedders=[]", "embedders"),
+        ("embedders.0.name=Up/per", "embedders.0.name"),
+        ("embedders.0.batch_size=2.5", "embedders.0.batch_size"),
+        ("embed.aspect_limit=0.5", "embed.aspect_limit"),
+        ("embed_train.scales=[]", "embed_train.scales"),
+        ("embed_train.scales.0=-1", "embed_train.scales.0"),
+        ("data.label_aliases=[]", "data.label_aliases"),
+        ("frames.step=0", "frames.step"),
+    ],
+)
 def test_a_value_that_does_not_fit_is_refused_by_its_key(override, key):
     assert key in message_of(FULL, [override])
 
@@ -134,8 +150,19 @@ def test_models_must_have_names_of_their_own():
 
 
 def test_overrides_change_values_of_every_kind():
-    config = load_config(FULL, ["match.keep_quantile=0.5", "embedders.1.epochs=7", "embed.flip=false", "detector.categories=[top, skirt]",
-                                "detector_train.phases.0.learning_rate=1e-3", "embedders.0.pretrained=weights/a=b.pt", "seed=5", "seed=6"])
+    config = load_config(
+        FULL,
+        [
+            "match.keep_quantile=0.5",
+            "embedders.1.epochs=7",
+            "embed.flip=false",
+            "detector.categories=[top, skirt]",
+            "detector_train.phases.0.learning_rate=1e-3",
+            "embedders.0.pretrained=weights/a=b.pt",
+            "seed=5",
+            "seed=6",
+        ],
+    )
     assert (config.match.keep_quantile, config.embedders[1].epochs, config.embed.flip) == (0.5, 7, False)
     assert config.detector.categories == ["top", "skirt"]
     assert config.detector_train.phases[0].learning_rate == 0.001
@@ -153,29 +180,35 @@ def test_a_bare_no_is_a_precision(tmp_path):
     assert "detector_train.precision" in message_of(FULL, ["detector_train.precision=true"])
 
 
-@pytest.mark.parametrize(("override", "expected"), [
-    ("match.keep_quantile", "expected section.key=value"),
-    ("=3", "expected section.key=value"),
-    ("match..keep_quantile=3", "expected section.key=value"),
-    ("match.keep_quantil=0.3", "did you mean 'keep_quantile'?"),
-    ("macht.keep_quantile=0.3", "did you mean 'match'?"),
-    ("embedders.4.epochs=1", "'embedders.4'"),
-    ("embedders.-1.epochs=1", "'embedders.-1'"),
-    ("embedders.first.epochs=1", "'embedders.first'"),
-    ("seed.more=1", "'seed.more'"),
-    ("seed=[1", "not valid YAML"),
-])
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("match.keep_quantile", "expected section.key=value"),
+        ("=3", "expected section.key=value"),
+        ("match..keep_quantile=3", "expected section.key=value"),
+        ("match.keep_quantil=0.3", "did you mean 'keep_quantile'?"),
+        ("macht.keep_quantile=0.3", "did you mean 'match'?"),
+        ("embedders.4.epochs=1", "'embedders.4'"),
+        ("embedders.-1.epochs=1", "'embedders.-1'"),
+        ("embedders.first.epochs=1", "'embedders.first'"),
+        ("seed.more=1", "'seed.more'"),
+        ("seed=[1", "not valid YAML"),
+    ],
+)
 def test_an_override_that_does_not_fit_is_refused(override, expected):
     message = message_of(FULL, [override])
     assert repr(override) in message and expected in message
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    (b"a: [1", "not valid YAML"),
-    (b"- a\n- b", "expected a mapping of sections, found list"),
-    (b"", "found NoneType"),
-    (b"a: \xff\xfe", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"- a\n- b", "expected a mapping of sections, found list"),
+        (b"", "found NoneType"),
+        (b"a: \xff\xfe", "cannot be read"),
+    ],
+)
 def test_a_file_that_is_no_config_is_refused(tmp_path, content, expected):
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)

@@ -6,7 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shared.dataset import annotation_path, item_of_instance, read_dataset, read_media, split_parts, train_and_validation
+from shared.dataset import (
+    annotation_path,
+    item_of_instance,
+    read_dataset,
+    read_media,
+    split_parts,
+    train_and_validation,
+)
 from shared.errors import UserError
 from tests.drawing import COLOURS, LABELLED_FRAMES, product_box
 
@@ -45,8 +52,12 @@ def test_several_parts(tiny_data):
 def test_one_folder_without_annotations(tmp_path):
     root = touch(tmp_path, "image/a/front.jpg", "image/a/back.png", "image/b/0.webp", "video/clip.mov")
     dataset = read_dataset(root)
-    assert ids_of(dataset.media) == [("photo", ".", "a", "back"), ("photo", ".", "a", "front"), ("photo", ".", "b", "0"),
-                                     ("video", ".", "clip", "clip")]
+    assert ids_of(dataset.media) == [
+        ("photo", ".", "a", "back"),
+        ("photo", ".", "a", "front"),
+        ("photo", ".", "b", "0"),
+        ("video", ".", "clip", "clip"),
+    ]
     assert dataset.labels.empty and dataset.labelled.empty and dataset.kinds == {} and dataset.problems == []
 
 
@@ -59,7 +70,9 @@ def test_ids_of_any_kind(tmp_path, item_id):
 
 def test_videos_may_lie_one_folder_deeper(tmp_path):
     root = touch(tmp_path, "video/shop 1/a.mp4", "video/b.mp4")
-    write_json(root / "video_annotation/shop 1/a.json", {"video_id": "a", "frames": [{"frame_index": 3, "annotations": []}]})
+    write_json(
+        root / "video_annotation/shop 1/a.json", {"video_id": "a", "frames": [{"frame_index": 3, "annotations": []}]}
+    )
     dataset = read_dataset(root)
     assert dataset.media.item_id.tolist() == ["b", "a"]
     assert dataset.labelled.values.tolist() == [["video/shop 1/a.mp4", 3]]
@@ -71,8 +84,20 @@ def test_only_photos_or_only_videos_are_enough(tmp_path):
 
 
 def test_hidden_files_and_notes_are_no_media(tmp_path):
-    root = touch(tmp_path, "image/a/0.jpg", "image/a/.DS_Store", "image/a/._0.jpg", "image/.cache/0.jpg", "image/a/note.txt", "image/Thumbs.db",
-                 "image/loose.jpg", "video/.b.mp4", "video/readme.md", "video/c.json", ".hidden/image/a/0.jpg")
+    root = touch(
+        tmp_path,
+        "image/a/0.jpg",
+        "image/a/.DS_Store",
+        "image/a/._0.jpg",
+        "image/.cache/0.jpg",
+        "image/a/note.txt",
+        "image/Thumbs.db",
+        "image/loose.jpg",
+        "video/.b.mp4",
+        "video/readme.md",
+        "video/c.json",
+        ".hidden/image/a/0.jpg",
+    )
     assert read_media(root).media_id.tolist() == ["image/a/0.jpg"]
 
 
@@ -81,7 +106,9 @@ def test_the_root_itself_goes_before_folders_in_it(tmp_path):
     assert read_media(root).media_id.tolist() == ["image/a/0.jpg"]
 
 
-@pytest.mark.parametrize("names", [("image/a/0.jpg", "image/a/0.png"), ("video/a.mp4", "video/a.mov"), ("video/a.mp4", "video/deep/a.mp4")])
+@pytest.mark.parametrize(
+    "names", [("image/a/0.jpg", "image/a/0.png"), ("video/a.mp4", "video/a.mov"), ("video/a.mp4", "video/deep/a.mp4")]
+)
 def test_twins_are_refused_by_both_names(tmp_path, names):
     with pytest.raises(UserError, match="same name up to the extension") as caught:
         read_media(touch(tmp_path, *names))
@@ -92,13 +119,16 @@ def test_the_same_name_elsewhere_is_no_twin(tmp_path):
     assert len(read_media(touch(tmp_path, "image/a/0.jpg", "image/b/0.jpg", "video/a.mp4", "video/0.mp4"))) == 4
 
 
-@pytest.mark.parametrize(("make", "expected"), [
-    (lambda root: None, "no such folder"),
-    (lambda root: root.mkdir(), "expected image/<item>/ and video/"),
-    (lambda root: touch(root, "pictures/a/0.jpg"), "pictures"),
-    (lambda root: (root / "image").mkdir(parents=True), "no photo"),
-    (lambda root: touch(root.parent, root.name), "no such folder"),
-])
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda root: None, "no such folder"),
+        (lambda root: root.mkdir(), "expected image/<item>/ and video/"),
+        (lambda root: touch(root, "pictures/a/0.jpg"), "pictures"),
+        (lambda root: (root / "image").mkdir(parents=True), "no photo"),
+        (lambda root: touch(root.parent, root.name), "no such folder"),
+    ],
+)
 def test_a_root_without_media_is_refused(tmp_path, make, expected):
     make(tmp_path / "data")
     with pytest.raises(UserError, match="data") as caught:
@@ -111,7 +141,9 @@ def test_labels_of_photos_and_frames(tiny_data):
     assert dataset.problems == []
     photo = dataset.labels[dataset.labels.media_id == "train/image/000001/1.jpg"]
     assert photo[["label", "viewpoint", "display", "instance_id", "product_id"]].values.tolist() == [
-        ["skirt", 0, 1, 20000101, "000001"], ["skirt", 0, 1, 0, ""]]
+        ["skirt", 0, 1, 20000101, "000001"],
+        ["skirt", 0, 1, 0, ""],
+    ]
     assert photo[["x1", "y1", "x2", "y2"]].values.tolist() == [[10, 8, 48, 60], [4, 66, 30, 90]]
     frames = dataset.labels[dataset.labels.media_id == "validation/video/000002.mp4"]
     assert frames.frame_index.tolist() == list(LABELLED_FRAMES)
@@ -126,7 +158,9 @@ def test_an_empty_annotation_is_labelled_and_has_no_box(tmp_path):
     assert dataset.labelled.values.tolist() == [["image/a/0.jpg", 0]] and dataset.labels.empty
 
 
-@pytest.mark.parametrize(("instance_id", "item_id"), [(20000101, "000001"), (20399902, "003999"), (21234501, "012345"), (29999999, "099999")])
+@pytest.mark.parametrize(
+    ("instance_id", "item_id"), [(20000101, "000001"), (20399902, "003999"), (21234501, "012345"), (29999999, "099999")]
+)
 def test_item_of_instance(instance_id, item_id):
     assert item_of_instance(instance_id) == item_id
 
@@ -135,20 +169,23 @@ def annotated(**changes):
     return {"label": "top", "viewpoint": 0, "display": 0, "instance_id": 20000101, "box": [1, 2, 3, 4], **changes}
 
 
-@pytest.mark.parametrize(("value", "expected"), [
-    ({"annotations": [annotated(box=[30, 2, 10, 4])]}, "x1 < x2"),
-    ({"annotations": [annotated(box=[1, 2, 3, 2])]}, "y1 < y2"),
-    ({"annotations": [annotated(box=[1, 2, 3])]}, "annotations.0.box"),
-    ({"annotations": [annotated(box=[1, 2, 3, "wide"])]}, "annotations.0.box"),
-    ({"annotations": [annotated(instance_id=7)]}, "instance_id 7"),
-    ({"annotations": [annotated(instance_id=None)]}, "annotations.0.instance_id"),
-    ({"annotations": [annotated(instance_id=10000101)]}, "instance_id 10000101"),
-    ({"annotations": [{"box": [1, 2, 3, 4], "instance_id": 0}]}, "annotations.0.label"),
-    ({}, "annotations"),
-    ([], "file"),
-    ("{", "JSON"),
-    ("", "JSON"),
-])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"annotations": [annotated(box=[30, 2, 10, 4])]}, "x1 < x2"),
+        ({"annotations": [annotated(box=[1, 2, 3, 2])]}, "y1 < y2"),
+        ({"annotations": [annotated(box=[1, 2, 3])]}, "annotations.0.box"),
+        ({"annotations": [annotated(box=[1, 2, 3, "wide"])]}, "annotations.0.box"),
+        ({"annotations": [annotated(instance_id=7)]}, "instance_id 7"),
+        ({"annotations": [annotated(instance_id=None)]}, "annotations.0.instance_id"),
+        ({"annotations": [annotated(instance_id=10000101)]}, "instance_id 10000101"),
+        ({"annotations": [{"box": [1, 2, 3, 4], "instance_id": 0}]}, "annotations.0.label"),
+        ({}, "annotations"),
+        ([], "file"),
+        ("{", "JSON"),
+        ("", "JSON"),
+    ],
+)
 def test_an_annotation_that_does_not_fit_is_a_problem_with_its_file(tmp_path, value, expected):
     root = touch(tmp_path, "image/a/0.jpg", "image/a/1.jpg")
     write_json(root / "image_annotation/a/0.json", value)
@@ -161,19 +198,34 @@ def test_an_annotation_that_does_not_fit_is_a_problem_with_its_file(tmp_path, va
 
 def test_a_problem_in_a_video_tells_the_frame(tmp_path):
     root = touch(tmp_path, "video/a.mp4")
-    write_json(root / "video_annotation/a.json", {"frames": [{"frame_index": 40, "annotations": [annotated(box=[9, 0, 1, 5]), annotated()]}]})
+    write_json(
+        root / "video_annotation/a.json",
+        {"frames": [{"frame_index": 40, "annotations": [annotated(box=[9, 0, 1, 5]), annotated()]}]},
+    )
     dataset = read_dataset(root)
     assert "frame 40" in dataset.problems[0][1] and len(dataset.labels) == 1
 
 
-@pytest.mark.parametrize(("path", "kind", "expected"), [
-    ("/d/image/a/0.jpg", "photo", "/d/image_annotation/a/0.json"),
-    ("/d/image/image/x.y.png", "photo", "/d/image_annotation/image/x.y.json"),
-    ("/d/video/7.mp4", "video", "/d/video_annotation/7.json"),
-    ("/d/video/shop/7.mp4", "video", "/d/video_annotation/shop/7.json"),
-])
-def test_annotation_paths(path, kind, expected):
-    assert annotation_path(path, kind) == Path(expected)
+@pytest.mark.parametrize(
+    ("media_id", "part", "expected"),
+    [
+        ("image/a/0.jpg", ".", "image_annotation/a/0.json"),
+        ("image/image/x.y.png", ".", "image_annotation/image/x.y.json"),
+        ("train/image/a/0.jpg", "train", "train/image_annotation/a/0.json"),
+        ("video/7.mp4", ".", "video_annotation/7.json"),
+        ("video/shop/7.mp4", ".", "video_annotation/shop/7.json"),
+        ("video/video/7.mp4", ".", "video_annotation/video/7.json"),
+    ],
+)
+def test_annotation_paths(media_id, part, expected):
+    assert annotation_path("/d", media_id, part) == Path("/d") / expected
+
+
+def test_a_video_id_in_two_parts_is_refused(tmp_path):
+    touch(tmp_path, "train_1/video/7.mp4")
+    root = touch(tmp_path, "train_2/video/7.mov")
+    with pytest.raises(UserError, match="same name"):
+        read_media(root)
 
 
 def test_kinds_come_from_the_root_or_from_above_it(tiny_data):
@@ -185,8 +237,14 @@ def test_kinds_come_from_the_root_or_from_above_it(tiny_data):
 
 
 def test_kinds_of_videos_without_an_item(tiny_data):
-    write_json(tiny_data / "items.json", [{"item_id": None, "video_id": "a", "kind": "N"}, {"item_id": "b", "video_id": "c", "kind": "M"},
-                                          {"video_id": "d", "kind": "N"}])
+    write_json(
+        tiny_data / "items.json",
+        [
+            {"item_id": None, "video_id": "a", "kind": "N"},
+            {"item_id": "b", "video_id": "c", "kind": "M"},
+            {"video_id": "d", "kind": "N"},
+        ],
+    )
     assert read_dataset(tiny_data).kinds == {"a": "N", "b": "M", "d": "N"}
 
 
@@ -198,7 +256,13 @@ def test_an_items_file_of_another_shape_is_refused(tiny_data, value):
 
 
 def test_split_by_the_first_letters_of_the_part(tmp_path):
-    root = touch(tmp_path, *(f"{part}/image/{k}/0.jpg" for k, part in enumerate(("train_part1", "train_part2", "validation_part1", "test"))))
+    root = touch(
+        tmp_path,
+        *(
+            f"{part}/image/{k}/0.jpg"
+            for k, part in enumerate(("train_part1", "train_part2", "validation_part1", "test"))
+        ),
+    )
     dataset = read_dataset(root)
     assert sorted(split_parts(dataset, ["train"]).media.part) == ["train_part1", "train_part2"]
     assert sorted(split_parts(dataset, ["train_part2", "validation"]).media.part) == ["train_part2", "validation_part1"]
@@ -210,13 +274,17 @@ def test_splitting_keeps_labels_with_their_media(tiny_data):
     train, validation = train_and_validation(dataset, ["train"], ["validation"], 0.1)
     assert set(train.media.part) == {"train"} and set(validation.media.part) == {"validation"}
     for side in (train, validation):
-        assert set(side.labels.media_id) <= set(side.media.media_id) and set(side.labelled.media_id) <= set(side.media.media_id)
+        assert set(side.labels.media_id) <= set(side.media.media_id) and set(side.labelled.media_id) <= set(
+            side.media.media_id
+        )
     assert len(train.labels) + len(validation.labels) == len(dataset.labels)
 
 
 @pytest.mark.parametrize("part", ["", "train_part1/"])
 def test_without_a_validation_part_whole_items_are_held_out(tmp_path, part):
-    names = [f"{part}image/{k:06d}/{photo}.jpg" for k in range(400) for photo in "01"] + [f"{part}video/{k:06d}.mp4" for k in range(400)]
+    names = [f"{part}image/{k:06d}/{photo}.jpg" for k in range(400) for photo in "01"] + [
+        f"{part}video/{k:06d}.mp4" for k in range(400)
+    ]
     dataset = read_dataset(touch(tmp_path, *names))
     train, validation = train_and_validation(dataset, ["train"], ["validation"], 0.25)
     trained, held = set(train.media.item_id), set(validation.media.item_id)

@@ -29,9 +29,9 @@ def test_every_labelled_photo_and_frame_gets_its_picture(tiny_data, tmp_path):
     for row in pictures[pictures.media_id.str.endswith(".mp4")].itertuples():
         image = read_picture(row.picture, MANY).astype(int)
         x1, y1, x2, y2 = labels.loc[[(row.media_id, row.frame_index)], ["x1", "y1", "x2", "y2"]].iloc[0].astype(int)
-        assert image[y1 + 2:y2 - 2, x1 + 2:x2 - 2].mean() > 90  # the bright product stands where its label says
+        assert image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].mean() > 90  # the bright product stands where its label says
         around = image.copy()
-        around[y1 - 4:y2 + 4, x1 - 4:x2 + 4] = 0
+        around[y1 - 4 : y2 + 4, x1 - 4 : x2 + 4] = 0
         assert around.max() < 110
 
 
@@ -61,7 +61,9 @@ def test_frames_that_a_video_lacks_are_left_out_and_on_record(tiny_data, tmp_pat
     assert not (pictures.media_id == "train/video/000001.mp4").any()
     skipped = json.loads((tmp_path / "work/frames/manifest.json").read_text())["skipped"]
     reasons = {entry["media_id"]: entry["reason"] for entry in skipped}
-    assert "[24, 400]" in reasons["train/video/000000.mp4"] and "not a readable video" in reasons["train/video/000001.mp4"]
+    assert (
+        "[24, 400]" in reasons["train/video/000000.mp4"] and "not a readable video" in reasons["train/video/000001.mp4"]
+    )
 
 
 def test_annotations_that_do_not_fit_stop_the_step(tiny_data, tmp_path):
@@ -99,4 +101,6 @@ def test_jpegs_keep_colours_and_their_order(tmp_path):
     write_jpeg(tmp_path / "a.jpg", image)
     with Image.open(tmp_path / "a.jpg") as picture:
         assert picture.format == "JPEG"
-        assert np.abs(np.asarray(picture).astype(int) - image).max() <= 8  # also at the edges: colours are not subsampled
+        assert (
+            np.abs(np.asarray(picture).astype(int) - image).max() <= 8
+        )  # also at the edges: colours are not subsampled

@@ -13,7 +13,16 @@ from av.video.frame import PictureType
 from PIL import Image
 
 from shared.media import MediaError, probe_photo, probe_video, read_frames, read_photo
-from tests.drawing import HEIGHT, N_FRAMES, WIDTH, number_of, numbered_frame, numbered_frames, set_display_matrix, write_video
+from tests.drawing import (
+    HEIGHT,
+    N_FRAMES,
+    WIDTH,
+    number_of,
+    numbered_frame,
+    numbered_frames,
+    set_display_matrix,
+    write_video,
+)
 
 MANY = 10**8
 DECODER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "decoder"
@@ -69,7 +78,10 @@ def test_orientation_in_other_formats(tmp_path, suffix, orientation):
     assert (info.height, info.width) == (40, 24)
 
 
-@pytest.mark.parametrize(("name", "options"), [("a.png", {}), ("a.bmp", {}), ("a.tiff", {}), ("a.webp", {"lossless": True}), ("a.JPG", {"quality": 95})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.png", {}), ("a.bmp", {}), ("a.tiff", {}), ("a.webp", {"lossless": True}), ("a.JPG", {"quality": 95})],
+)
 def test_formats(tmp_path, name, options):
     Image.fromarray(upright_picture()).save(tmp_path / name, **options)
     image = read_photo(tmp_path / name, MANY)
@@ -127,9 +139,16 @@ def test_sixteen_bit_colours(tmp_path):
     assert np.abs(read_photo(tmp_path / "colour.png", MANY) - values / 65535 * 255).max() <= 1
 
 
-@pytest.mark.parametrize(("ink", "colour"), [
-    ((0, 0, 0, 0), (255, 255, 255)), ((0, 0, 0, 255), (0, 0, 0)), ((0, 255, 255, 0), (255, 0, 0)), ((255, 0, 255, 0), (0, 255, 0)),
-    ((0, 0, 0, 102), (153, 153, 153))])
+@pytest.mark.parametrize(
+    ("ink", "colour"),
+    [
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((255, 0, 255, 0), (0, 255, 0)),
+        ((0, 0, 0, 102), (153, 153, 153)),
+    ],
+)
 @pytest.mark.parametrize("suffix", [".jpg", ".tiff"])
 def test_cmyk(tmp_path, ink, colour, suffix):
     Image.new("CMYK", (16, 16), ink).save(tmp_path / f"a{suffix}")
@@ -141,7 +160,7 @@ def test_cmyk(tmp_path, ink, colour, suffix):
 def test_a_truncated_picture_is_refused(tmp_path, name):
     path = tmp_path / name
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(MediaError, match="not a readable picture"):
         read_photo(path, MANY)
 
@@ -154,7 +173,9 @@ def test_what_is_no_picture_is_refused(tmp_path, content, read):
         read(tmp_path / "a.jpg", MANY)
 
 
-@pytest.mark.parametrize("read", [read_photo, probe_photo, probe_video, lambda path, most: list(read_frames(path, [0], most))])
+@pytest.mark.parametrize(
+    "read", [read_photo, probe_photo, probe_video, lambda path, most: list(read_frames(path, [0], most))]
+)
 def test_a_missing_file_is_refused(tmp_path, read):
     with pytest.raises(MediaError):
         read(tmp_path / "nowhere", MANY)
@@ -164,8 +185,14 @@ def test_a_missing_file_is_refused(tmp_path, read):
 def test_too_many_pixels_are_refused_by_the_header(tmp_path, read):
     header = struct.pack(">IIBBBBB", 60_000, 50_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-                                        + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", len(header))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + b"\0\0\0\0IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
     with pytest.raises(MediaError, match=r"60000 x 50000 .*data\.max_pixels \(1000000\)"):
         read(tmp_path / "bomb.png", 1_000_000)
 
@@ -185,7 +212,9 @@ def test_the_limit_itself_is_allowed(tmp_path):
 
 VIDEOS = {  # file name: arguments of write_video
     "b-frames.mp4": {},
-    "open-gop.mkv": {"options": {"bf": "5", "g": "30", "x264-params": "open-gop=1:b-pyramid=normal:bframes=5:b-adapt=0"}},
+    "open-gop.mkv": {
+        "options": {"bf": "5", "g": "30", "x264-params": "open-gop=1:b-pyramid=normal:bframes=5:b-adapt=0"}
+    },
     "all-intra.mov": {"options": {"g": "1"}},
     "stream.ts": {},
     "fragments.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}},
@@ -258,11 +287,17 @@ def test_probe_tells_size_frames_and_rate(tmp_path):
 def noisy_frames(n_frames):
     """Numbered frames that take many bytes, so that a file of them is nearly all pictures."""
     rng = np.random.default_rng(0)
-    noise, where = rng.integers(0, 256, (n_frames, HEIGHT, WIDTH, 3), dtype=np.uint8), rng.random((n_frames, HEIGHT, WIDTH, 1)) < 0.3
+    noise, where = (
+        rng.integers(0, 256, (n_frames, HEIGHT, WIDTH, 3), dtype=np.uint8),
+        rng.random((n_frames, HEIGHT, WIDTH, 1)) < 0.3,
+    )
     return [np.where(where[k], noise[k], numbered_frame(k)) for k in range(n_frames)]
 
 
-@pytest.mark.parametrize(("name", "movflags"), [("cut.mkv", ""), ("cut.ts", ""), ("cut.mp4", "faststart"), ("cut-fragments.mp4", "frag_keyframe+empty_moov")])
+@pytest.mark.parametrize(
+    ("name", "movflags"),
+    [("cut.mkv", ""), ("cut.ts", ""), ("cut.mp4", "faststart"), ("cut-fragments.mp4", "frag_keyframe+empty_moov")],
+)
 def test_a_video_that_breaks_off_gives_the_frames_before(tmp_path, name, movflags):
     path = write_video(tmp_path / name, noisy_frames(60), container={"movflags": movflags} if movflags else {})
     size = path.stat().st_size * 6 // 10
@@ -272,7 +307,7 @@ def test_a_video_that_breaks_off_gives_the_frames_before(tmp_path, name, movflag
     got = [(index, number_of(frame)) for index, frame in read_frames(path, range(60), MANY)]
     assert whole - 4 <= len(got) <= whole + 1  # three B-frames may still wait for the picture that they refer to
     assert [index for index, _ in got] == list(range(len(got)))
-    assert all(index == number for index, number in got[:whole - 4])
+    assert all(index == number for index, number in got[: whole - 4])
     assert probe_video(path, MANY).width == WIDTH
 
 
@@ -280,7 +315,7 @@ def test_garbage_within_a_video_is_survived(tmp_path):
     path = write_video(tmp_path / "a.mkv", noisy_frames(60))
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
-    data[middle:middle + 200] = bytes(200)
+    data[middle : middle + 200] = bytes(200)
     path.write_bytes(data)
     got = [(index, number_of(frame)) for index, frame in read_frames(path, range(60), MANY)]
     assert got[:12] == [(k, k) for k in range(12)]
@@ -305,7 +340,9 @@ def test_sound_alone_is_refused(tmp_path, read):
         read(tmp_path / "a.wav", MANY)
 
 
-@pytest.mark.parametrize("name", ["-dash.mp4", "a:b.mp4", "http:x.mp4", "käse 7.mp4", "短袖.mp4", "50%25d#1?.mp4", "pic%03d.mp4"])
+@pytest.mark.parametrize(
+    "name", ["-dash.mp4", "a:b.mp4", "http:x.mp4", "käse 7.mp4", "短袖.mp4", "50%25d#1?.mp4", "pic%03d.mp4"]
+)
 def test_any_file_name_is_a_name(tmp_path, monkeypatch, name):
     write_video(tmp_path / "plain.mp4", numbered_frames(3)).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -336,7 +373,7 @@ def test_troublesome_videos_equal_a_plain_decode(name):
                 break
     for index in wanted:
         assert np.array_equal(np.rot90(got[index], -turns), plain[index])
-    upright_hw = (expected["height"], expected["width"])[::-1 if turns % 2 else 1]
+    upright_hw = (expected["height"], expected["width"])[:: -1 if turns % 2 else 1]
     info = probe_video(path, MANY)
     assert got[0].shape[:2] == (info.height, info.width) == upright_hw
     assert list(upright_hw) == expected.get("opencv_upright_hw", list(upright_hw))

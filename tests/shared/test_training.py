@@ -20,8 +20,11 @@ def small_model(seed=0):
 @pytest.mark.parametrize(("n_steps", "n_warmup"), [(100, 10), (100, 0), (7, 3), (1, 0), (5, 5), (60000, 1000)])
 def test_the_schedule_by_its_formula(n_steps, n_warmup):
     for step in range(0, n_steps, max(1, n_steps // 50)):
-        expected = (step + 1) / n_warmup if step < n_warmup else (
-            math.cos(math.pi / 2 * (step - n_warmup) / (n_steps - n_warmup)) ** 2)  # (1 + cos 2x) / 2 = cos^2 x
+        expected = (
+            (step + 1) / n_warmup
+            if step < n_warmup
+            else (math.cos(math.pi / 2 * (step - n_warmup) / (n_steps - n_warmup)) ** 2)
+        )  # (1 + cos 2x) / 2 = cos^2 x
         assert warmup_cosine(step, n_steps, n_warmup) == pytest.approx(expected, abs=1e-12)
 
 
@@ -32,14 +35,21 @@ def test_the_schedule_at_its_corners():
     assert all(a > b for a, b in zip(rates[20:], rates[21:], strict=False)) and 0 < rates[99] < 0.001
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
 def test_only_matrices_decay_and_only_what_is_trained(name, kind):
     model = small_model()
     model[3].weight.requires_grad_(False)
     optimizer = make_optimizer(name, model, 0.1, 0.25, 0.9)
     assert type(optimizer) is kind
     decay = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
-    assert decay == {id(model[0].weight): 0.25, id(model[1].weight): 0.0, id(model[1].bias): 0.0, id(model[3].bias): 0.0}
+    assert decay == {
+        id(model[0].weight): 0.25,
+        id(model[1].weight): 0.0,
+        id(model[1].bias): 0.0,
+        id(model[3].bias): 0.0,
+    }
     assert all(group["lr"] == 0.1 for group in optimizer.param_groups)
 
 
@@ -77,7 +87,9 @@ def train(steps, folder, depends, save_at=None, stop_at=None):
     model = small_model()
     optimizer = make_optimizer("adamw", model, 0.01, 0.05, 0.9)
     average = average_of(model, 0.9)
-    checkpoint = Checkpoint(folder, depends, {"model": model, "optimizer": optimizer, "average": average, "memory": None})
+    checkpoint = Checkpoint(
+        folder, depends, {"model": model, "optimizer": optimizer, "average": average, "memory": None}
+    )
     start = checkpoint.load().get("step", 0)
     for step in range(start, steps):
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))

@@ -47,12 +47,17 @@ def test_saving_again_replaces_both_files(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "weights.safetensors"]
 
 
-@pytest.mark.parametrize("tamper", [
-    lambda folder: save_file(model_of(1).state_dict(), folder / "weights.safetensors"),
-    lambda folder: (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-1] + b"\x55"),
-    lambda folder: (folder / "weights.safetensors").unlink(),
-    lambda folder: (folder / "model.json").write_text(json.dumps({"kind": "x"})),
-])
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda folder: save_file(model_of(1).state_dict(), folder / "weights.safetensors"),
+        lambda folder: (folder / "weights.safetensors").write_bytes(
+            (folder / "weights.safetensors").read_bytes()[:-1] + b"\x55"
+        ),
+        lambda folder: (folder / "weights.safetensors").unlink(),
+        lambda folder: (folder / "model.json").write_text(json.dumps({"kind": "x"})),
+    ],
+)
 def test_weights_that_are_not_those_of_model_json_are_refused(tmp_path, tamper):
     save_weights(tmp_path, model_of(0), {"kind": "x"})
     tamper(tmp_path)
@@ -80,8 +85,15 @@ def test_a_folder_without_a_model_is_refused(tmp_path, content):
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
 
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "epoch": 3}, lambda state: {"state_dict": state},
-                                  lambda state: {"state_dict": {"model": state}}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": state},
+        lambda state: {"state_dict": {"model": state}},
+    ],
+)
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
 def test_states_of_others_are_found_where_they_are_nested(tmp_path, wrap, suffix):
     torch.save(wrap(STATE), tmp_path / f"a{suffix}")
@@ -116,7 +128,9 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, nested, plain_pickle):
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("value", [{}, [1, 2], {"a": 1}, {"model": {"a": "text"}}, {"a": {"b": torch.ones(1)}}, torch.ones(2)])
+@pytest.mark.parametrize(
+    "value", [{}, [1, 2], {"a": 1}, {"model": {"a": "text"}}, {"a": {"b": torch.ones(1)}}, torch.ones(2)]
+)
 def test_a_file_without_tensors_by_name_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "a.pth")
     with pytest.raises(UserError, match="names to tensors"):
@@ -176,15 +190,24 @@ def test_names_are_brought_to_those_of_the_backbone(filled):
     other = body_of(1)
     with pytest.raises(UserError, match="unknown"):
         fill_backbone(other, BACKBONE, str(path), "key")
-    fill_backbone(other, BACKBONE, str(path), "key", lambda state: {name.removeprefix("module."): value for name, value in state.items()})
+    fill_backbone(
+        other,
+        BACKBONE,
+        str(path),
+        "key",
+        lambda state: {name.removeprefix("module."): value for name, value in state.items()},
+    )
     assert equal(body, other)
 
 
-@pytest.mark.parametrize(("change", "expected"), [
-    (lambda state: state.pop("conv1.0.weight"), "1 missing"),
-    (lambda state: state.update({"layer9.weight": torch.ones(1)}), "1 unknown"),
-    (lambda state: state.update({"conv1.0.weight": torch.ones(1, 2, 3, 3)}), "size mismatch"),
-])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda state: state.pop("conv1.0.weight"), "1 missing"),
+        (lambda state: state.update({"layer9.weight": torch.ones(1)}), "1 unknown"),
+        (lambda state: state.update({"conv1.0.weight": torch.ones(1, 2, 3, 3)}), "size mismatch"),
+    ],
+)
 def test_a_file_that_does_not_fit_wholly_is_refused(filled, change, expected):
     body, path = filled
     state = body.state_dict()

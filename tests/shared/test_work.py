@@ -11,7 +11,10 @@ import pytest
 from shared.errors import UserError
 from shared.work import Step, chunks, fingerprint, locked, read_step, table_fingerprint, write_json, write_whole
 
-EMPTY = {"table": pd.DataFrame({"part": pd.Series(dtype="int64"), "name": pd.Series(dtype="str")}), "vectors": np.zeros((0, 3), np.float32)}
+EMPTY = {
+    "table": pd.DataFrame({"part": pd.Series(dtype="int64"), "name": pd.Series(dtype="str")}),
+    "vectors": np.zeros((0, 3), np.float32),
+}
 
 
 class Builder:
@@ -25,7 +28,9 @@ class Builder:
             raise KeyboardInterrupt
         self.built.append(k)
         table = pd.DataFrame({"part": [k, k], "name": [f"{k}a", f"{k}ä"]})
-        return {"table": table, "vectors": np.full((2, 3), k, np.float32)}, [{"media_id": f"bad{k}", "reason": "broken"}] if k == 1 else []
+        return {"table": table, "vectors": np.full((2, 3), k, np.float32)}, [
+            {"media_id": f"bad{k}", "reason": "broken"}
+        ] if k == 1 else []
 
 
 def run(folder, builder, depends=None, fresh=False, n_parts=4):
@@ -43,7 +48,11 @@ def test_a_finished_step_holds_all_parts_in_order(tmp_path):
     assert step.table("table").name.tolist()[:2] == ["0a", "0ä"]
     assert step.vectors()[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and step.vectors().dtype == np.float32
     assert step.manifest["rows"] == 8 and step.manifest["skipped"] == [{"media_id": "bad1", "reason": "broken"}]
-    assert step.manifest["fingerprint"] == step.fingerprint and step.manifest["model"] == "x" and step.manifest["seconds"] >= 0
+    assert (
+        step.manifest["fingerprint"] == step.fingerprint
+        and step.manifest["model"] == "x"
+        and step.manifest["seconds"] >= 0
+    )
     assert step.manifest["depends"] == {"key": 1}
     assert not (step.folder / "parts").exists()
 
@@ -155,7 +164,11 @@ def test_read_step_refuses_what_another_version_made_and_deletes_nothing(tmp_pat
 
 
 def test_read_step_refuses_what_is_not_finished(tmp_path):
-    for make in (lambda folder: None, lambda folder: Step(folder, {}), lambda folder: (folder / "manifest.json").write_text("{")):
+    for make in (
+        lambda folder: None,
+        lambda folder: Step(folder, {}),
+        lambda folder: (folder / "manifest.json").write_text("{"),
+    ):
         make(tmp_path / "step")
         with pytest.raises(UserError, match="not finished"):
             read_step(tmp_path / "step")
@@ -185,7 +198,9 @@ HOLD = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcnt
 
 
 def test_a_lock_held_by_another_process_is_respected_until_it_ends(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         try:
             assert other.stdout.readline() == b"held\n"
             with pytest.raises(UserError, match="another run is using"), locked(tmp_path):
@@ -220,13 +235,31 @@ def test_chunks_cover_all_rows_once(n_rows, size, lengths):
 
 
 def test_fingerprints_tell_values_apart():
-    values = [{}, {"a": 1}, {"a": 1.5}, {"a": "1"}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": None}, [], ["ä"], ["a"]]
+    values = [
+        {},
+        {"a": 1},
+        {"a": 1.5},
+        {"a": "1"},
+        {"b": 1},
+        {"a": [1, 2]},
+        {"a": [2, 1]},
+        {"a": None},
+        [],
+        ["ä"],
+        ["a"],
+    ]
     assert len({fingerprint(value) for value in values}) == len(values)
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
 
 
 def test_table_fingerprints_see_values_names_and_order():
     table = pd.DataFrame({"a": [1, 2], "b": [0.1, 0.2]})
-    changed = [table.rename(columns={"a": "c"}), table.iloc[::-1], table.assign(b=[0.1, 0.2 + 1e-12]), table.iloc[:1], table[["b", "a"]]]
+    changed = [
+        table.rename(columns={"a": "c"}),
+        table.iloc[::-1],
+        table.assign(b=[0.1, 0.2 + 1e-12]),
+        table.iloc[:1],
+        table[["b", "a"]],
+    ]
     assert len({table_fingerprint(each) for each in [table, *changed]}) == 6
     assert table_fingerprint(table.set_axis([7, 8])) == table_fingerprint(table)  # the index is no value
