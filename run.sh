@@ -132,7 +132,7 @@ demo() {
     local work config="$root/configs/tiny.yaml"
     work="$(option work demo "$@")"
     echo "1/5 drawing a data set" >&2
-    [ -f "$work/data/items.json" ] || "$python" -m sample "$work/data" --items 160 --seed 0 >&2
+    "$python" -m sample "$work/data" --items 200 --seed 0 --workers 2 >&2
     echo "2/5 training" >&2
     train --config "$config" --data "$work/data" --work "$work/run"
     echo "3/5 matching" >&2

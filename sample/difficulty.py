@@ -10,10 +10,10 @@ class Difficulty:
     # the catalogue
     catalogue_only: float = 0.15  # items without a video (kind D)
     videos_without_item: float = 0.10  # videos of kind N for each video that shows an item
-    plain: float = 0.15  # of the items have no sibling; the others share a family
+    plain: float = 0.25  # of the items have no sibling; the others share a family
     family_size: tuple[int, int] = (2, 4)
     family_kinds: tuple[float, float, float] = (0.3, 0.4, 0.3)  # colour-, print-, texture-siblings
-    n_schemes: int = 7  # colour schemes that all families share: few schemes make colour a poor guide
+    n_schemes: int = 8  # colour schemes that all families share: few schemes make colour a poor guide
     colours_swapped: float = 0.5  # colour-siblings that wear the same colours in other places
 
     # the product in the picture
@@ -23,7 +23,7 @@ class Difficulty:
     tilt_deg: float = 12.0
     perspective: float = 0.10
     yaw_deg: float = 28.0  # turns about the upright axis
-    turned_round: float = 0.35  # videos in which the product shows its back for a while
+    turned_round: float = 0.25  # videos in which the product shows its back for a while
     turned_length: tuple[float, float] = (0.15, 0.30)
     worn: float = 0.7  # videos of garments that are worn, not laid flat
     absent: float = 0.3  # videos in which the product leaves for a while
@@ -42,10 +42,10 @@ class Difficulty:
     # light and lens, in videos
     brightness: tuple[float, float] = (0.75, 1.12)
     contrast: tuple[float, float] = (0.80, 1.15)
-    warmth: float = 0.24  # red gains and blue loses up to this share, or the reverse
-    tint: float = 0.08  # green against magenta
+    warmth: float = 0.16  # red gains and blue loses up to this share, or the reverse
+    tint: float = 0.06  # green against magenta
     light_change: float = 0.4  # of brightness and warmth that comes and goes within the video
-    coloured_light: float = 0.16  # difference between the left and the right side's light
+    coloured_light: float = 0.10  # difference between the left and the right side's light
     blurred: tuple[float, float] = (0.05, 0.20)  # of the frames are blurred
     blur_px: float = 2.2
     crf: int = 27  # libx264's constant rate factor

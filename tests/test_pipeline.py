@@ -142,13 +142,15 @@ def test_a_rerun_reuses_and_a_changed_key_rebuilds_only_what_depends_on_it(plain
     again = infer(plain_data, untrained, work)
     assert again.stdout == first.stdout and made() == before
     assert all(f"{work / step}: reused" in again.stderr for step in steps)
+    overrides = []  # each stays for the ones after it
     for override, rebuilt in [
         ("match.max_distance=1.9", {"matches"}),
         ("detect.video_score=0.001", {"detections/videos", "embeddings/videos", "matches"}),
         ("detect.photo_short_side=150", {"detections/photos", "embeddings/photos", "matches"}),
     ]:
         before = made()
-        assert infer(plain_data, untrained, work, override).returncode == 0
+        overrides.append(override)
+        assert infer(plain_data, untrained, work, *overrides).returncode == 0
         changed = {step for step in steps if made()[step] != before[step]}
         assert changed == rebuilt, override
 
