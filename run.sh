@@ -5,7 +5,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="$root/.venv/bin/python"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1  # safe: no package of the caller's folder hides one of ours
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"  # threads that spin while they wait starve the data workers on few cores
 
 usage() {
@@ -41,14 +41,14 @@ RUNNER=docker runs each stage of train and infer in its container; the default r
 help_of() {
     case "$1" in
         setup) echo "usage: bash run.sh setup"; echo "Makes .venv beside run.sh and installs requirements.lock, unless that is done. PYTHON names the interpreter (default: python3, 3.11 or newer)." ;;
-        sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 2]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
+        sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 1]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
         check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is." ;;
         train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options" ;;
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "$common_options" ;;
         score) echo "usage: bash run.sh score --data DIR --result FILE [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score as JSON, by kind of item where items.json tells kinds." ;;
-        report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture writes a PNG of the nearest matches instead." ;;
+        report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture also writes a PNG of the nearest matches." ;;
         demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
-        test) echo "usage: bash run.sh test [pytest options]"; echo "Runs the tests; '-m slow' those that train a pipeline." ;;
+        test) echo "usage: bash run.sh test [pytest options]"; echo "Runs the tests." ;;
         bench) echo "usage: bash run.sh bench [NAME] [options]"; echo "Runs benchmarks/NAME.py; without a name lists them." ;;
     esac
 }
@@ -91,7 +91,9 @@ stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in
 in_container() {
     local package="$1" verb="$2" data work weights config gpus=() mounts=() pass=()
     shift 2
-    data="$(realpath "$(option data data "$@")")"
+    data="$(option data data "$@")"
+    [ -d "$data" ] || { echo "error: $data: no such folder; --data wants one that holds image/<item>/ and video/" >&2; exit 1; }
+    data="$(realpath "$data")"
     work="$(option work work "$@")"; mkdir -p "$work"; work="$(realpath "$work")"
     weights="$(option weights "$work/weights" "$@")"; mkdir -p "$weights"; weights="$(realpath "$weights")"
     config="$(option config "" "$@")"
@@ -106,9 +108,9 @@ in_container() {
         shift
     done
     docker build --quiet --file "$root/$package/Dockerfile" --tag "vid2shop-$package" "$root" > /dev/null
-    if docker info 2>/dev/null | grep -q 'Runtimes:.*nvidia'; then gpus=(--gpus all); fi
+    [[ "$(docker info 2>/dev/null)" != *Runtimes:*nvidia* ]] || gpus=(--gpus all)
     [ ! -d "$root/$package/pretrained" ] || mounts+=(--volume "$root/$package/pretrained:/app/$package/pretrained:ro")
-    docker run --rm --read-only --tmpfs /tmp --shm-size 2g --user "$(id -u):$(id -g)" "${gpus[@]}" \
+    docker run --rm --read-only --tmpfs /tmp --ipc host --user "$(id -u):$(id -g)" "${gpus[@]}" \
         --volume "$data:/data:ro" --volume "$work:/work" --volume "$weights:/weights" --volume "$config:/config.yaml:ro" "${mounts[@]}" \
         "vid2shop-$package" python -m "$package.$verb" --config /config.yaml --data /data --work /work --weights /weights "${pass[@]}"
 }
@@ -125,12 +127,15 @@ infer() {
 }
 
 score() {
-    "$python" -m metric_sub.score "$@" --out /dev/fd/3 3>&1 >&2
+    local out
+    out="$(mktemp)"
+    if "$python" -m metric_sub.score "$@" --out "$out" >&2; then cat "$out"; rm "$out"; else rm "$out"; return 1; fi
 }
 
 demo() {
     local work config="$root/configs/tiny.yaml"
     work="$(option work demo "$@")"
+    case "$#:${1:-}" in 0:|2:--work|1:--work=*) ;; *) echo "error: demo takes --work DIR alone, found: $*" >&2; exit 2 ;; esac
     echo "1/5 drawing a data set" >&2
     "$python" -m sample "$work/data" --items 200 --seed 0 --workers 2 >&2
     echo "2/5 training" >&2

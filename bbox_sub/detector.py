@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_STD
 from timm.layers import create_attn, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -21,6 +23,7 @@ from shared.config import Detector
 from shared.errors import UserError
 from shared.weights import fill_backbone, load_weights, read_description
 
+INFERENCE_KEYS = {"proposals", "detections", "nms_iou"}  # of the section `detector`: what inference may choose
 BOX_POOL = 7  # RoIAlign's output side, torchvision's default for boxes
 
 
@@ -93,9 +96,12 @@ def build_detector(config: Detector, *, load_pretrained: bool, training: dict | 
     return model
 
 
-def load_detector(folder: Path, *, least_score: float) -> tuple[FasterRCNN, Detector]:
-    """A trained detector in evaluation mode, which gives boxes of `least_score` or more, and its config section."""
-    config = Detector.model_validate(read_description(folder)["architecture"])
+def load_detector(folder: Path, *, least_score: float, **chosen: float) -> tuple[FasterRCNN, Detector]:
+    """A trained detector in evaluation mode, which gives boxes scored above `least_score`, and its config section.
+
+    `chosen` replaces values of INFERENCE_KEYS that it was trained with.
+    """
+    config = Detector.model_validate({**read_description(folder)["architecture"], **chosen})
     model = build_detector(config, load_pretrained=False)
     load_weights(folder, model)
     model.roi_heads.score_thresh = least_score
@@ -103,9 +109,11 @@ def load_detector(folder: Path, *, least_score: float) -> tuple[FasterRCNN, Dete
 
 
 def from_detectron2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A detectron2 VoVNet's state dict under timm's names; any other state dict as it is.
+    """A detectron2 VoVNet's state dict under timm's names, for our input; any other state dict as it is.
 
-    stage3.OSA3_2.layers.4.OSA3_2_4/conv.weight -> stages.1.blocks.1.conv_mid.4.conv.weight
+    stage3.OSA3_2.layers.4.OSA3_2_4/conv.weight -> stages.1.blocks.1.conv_mid.4.conv.weight. Those networks take BGR of
+    0..255 with ImageNet's mean subtracted, ours take RGB of 0..1 that is also divided by its deviation: the first
+    convolution's weights take up the difference, so that the features are the same.
     """
     if not any("/conv." in name for name in state):
         return state
@@ -114,6 +122,8 @@ def from_detectron2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         name = name.removeprefix("backbone.").removeprefix("bottom_up.")
         name = name.replace("/norm.", "/bn.")
         if match := re.fullmatch(r"stem\.stem_(\d)/(.+)", name):
+            if name == "stem.stem_1/conv.weight":
+                value = value[:, [2, 1, 0]] * (255 * torch.tensor(IMAGENET_DEFAULT_STD)).view(1, 3, 1, 1)
             renamed[f"stem.{int(match[1]) - 1}.{match[2]}"] = value
         elif match := re.fullmatch(r"stage(\d)\.OSA\d_(\d+)\.(?:layers\.(\d+)|(concat))\.[^/]+/(.+)", name):
             inner = f"conv_mid.{match[3]}" if match[3] else "conv_concat"

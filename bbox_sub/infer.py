@@ -9,14 +9,15 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from bbox_sub.detect import detect_boxes
-from bbox_sub.detector import load_detector
+from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from shared.catalogue import catalogue_media
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, save_config
+from shared.dataset import media_fingerprint
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
-from shared.weights import read_description
-from shared.work import Step, chunks, locked, table_fingerprint
+from shared.weights import read_description, refuse_other_architecture
+from shared.work import Step, chunks, locked
 
 PHOTOS_PER_PART, VIDEOS_PER_PART = 32, 4
 COLUMNS = {
@@ -40,12 +41,19 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(config.threads)
     weights = options.weights / "detector"
     description = read_description(weights)
+    configured = config.detector.model_dump()
+    refuse_other_architecture(
+        weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "freeze_batch_norm"}
+    )
+    chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
     with locked(options.work):
         save_config(options.work, config)
         media_step = catalogue_media(options.data, options.work, config.data.max_pixels, options.fresh)
         media = media_step.table("table")
         shared_settings = {
             "weights": description["sha256"],
+            "architecture": description["architecture"],
+            "chosen": chosen,
             "max_side": config.detect.max_side,
             "batch_size": config.detect.batch_size,
         }
@@ -56,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             options.work / "detections" / "photos",
             {
                 **shared_settings,
-                "media": table_fingerprint(photos),
+                "media": media_fingerprint(photos),
                 "score": settings.photo_score,
                 "short_side": settings.photo_short_side,
                 "keep_best": settings.keep_best_photo_box,
@@ -67,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
             options.work / "detections" / "videos",
             {
                 **shared_settings,
-                "media": table_fingerprint(videos),
+                "media": media_fingerprint(videos),
                 "score": settings.video_score,
                 "short_side": settings.video_short_side,
                 "frames": config.frames.indices,
@@ -77,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         if photo_step.done and video_step.done:
             return
         least = 0.0 if settings.keep_best_photo_box else settings.photo_score
-        model, architecture = load_detector(weights, least_score=min(least, settings.video_score))
+        model, architecture = load_detector(weights, least_score=min(least, settings.video_score), **chosen)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         for step, rows, size, detect in (
             (photo_step, photos, PHOTOS_PER_PART, detect_in_photos),

@@ -67,8 +67,8 @@ def fit_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, width: int, height: in
 class DetectorBatches(TorchDataset):
     """Item k is the whole batch of step k: (images, targets) as torchvision's detectors take them.
 
-    A batch depends on the seed and k alone, whatever ran before: that makes an interrupted run go on exactly. Every
-    picture comes once per epoch, in an order drawn for that epoch.
+    A batch depends on the seed and k alone, whatever ran before: that makes an interrupted run go on exactly. An
+    epoch takes every picture at most once, in an order drawn for it; what fills no whole batch is left out.
     """
 
     def __init__(self, pictures: list[LabelledPicture], config: Config):

@@ -9,7 +9,7 @@ import math
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import send_to_device, set_seed
 from torch.utils.data import DataLoader
 
 from bbox_sub.detector import build_detector
@@ -17,15 +17,17 @@ from bbox_sub.evaluate import evaluate_detector
 from bbox_sub.targets import DetectorBatches, count_boxes, labelled_pictures
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, save_config
-from shared.dataset import read_dataset, split_parts, train_and_validation
+from shared.dataset import content_fingerprint, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.progress import progress_bar
 from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
 from shared.weights import save_weights
-from shared.work import locked, table_fingerprint
+from shared.work import locked
 
 log = logging.getLogger("detector")
+
+RUN_KEYS = {"workers", "checkpoint_every"}  # how a run is carried out, not what comes of it
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,18 +40,19 @@ def main(argv: list[str] | None = None) -> None:
             dataset, config.detector_train.parts, config.data.validation_parts, config.data.holdout
         )
         folder = options.weights / "detector"
+        used = split_parts(dataset, config.training_parts)
         depends = {
             "detector": config.detector.model_dump(),
-            "train": config.detector_train.model_dump(),
+            "train": config.detector_train.model_dump(exclude=RUN_KEYS),
+            "judged_at": [config.detect.video_short_side, config.detect.max_side],
             "seed": config.seed,
             "data": config.data.model_dump(),
-            "media": table_fingerprint(dataset.media),
-            "labels": table_fingerprint(dataset.labels),
+            **content_fingerprint(used),
         }
+        save_config(options.weights, config)
         if finished(folder, depends) and not options.fresh:
             log.info("%s: reused, it was trained with this config on this data", folder)
             return
-        used = split_parts(dataset, config.training_parts)
         pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
         sides = [
             labelled_pictures(
@@ -60,7 +63,11 @@ def main(argv: list[str] | None = None) -> None:
             )
             for part in parts
         ]
-        save_config(options.weights, config)
+        for pictures_of_side, name in zip(sides, ("training", "validation"), strict=True):
+            if not pictures_of_side:
+                raise UserError(
+                    f"{options.data}: no labelled photo or frame for {name}: expected image_annotation/ and video_annotation/ there."
+                )
         train_detector(config, *sides, folder, depends, options.fresh)
 
 
@@ -98,19 +105,18 @@ def train_detector(
     progress = {} if fresh else checkpoint.load()
     start, best = progress.get("step", 0), progress.get("best", -1.0)
     record = Record(folder, start)
-    loader = accelerator.prepare(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start, len(batches)),
-            num_workers=settings.workers,
-            prefetch_factor=2 if settings.workers else None,
-        )
+    loader = DataLoader(  # not accelerate's: that one would leave our sampler, and so the steps done, aside
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=settings.workers,
+        prefetch_factor=2 if settings.workers else None,
     )
     evaluate_every = settings.evaluate_every * batches.steps_per_epoch
     losses: list[float] = []
     with progress_bar(total=len(batches), title="detector", unit="step", done=start) as bar:
-        for step, (images, targets) in enumerate(loader, start):
+        for step, batch in enumerate(loader, start):
+            images, targets = send_to_device(batch, accelerator.device)
             torch.manual_seed(config.seed + step)  # torchvision samples proposals at random
             model.train()
             for group in optimizer.param_groups:
@@ -153,6 +159,8 @@ def train_detector(
                         "architecture": config.detector.model_dump(),
                         "metrics": metrics,
                         "epoch": epoch,
+                        "mean": judged.transform.image_mean,
+                        "std": judged.transform.image_std,
                         "order": "RGB, 0..1, normalised inside the model",
                     }
                     save_weights(folder, judged, description)

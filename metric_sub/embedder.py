@@ -17,6 +17,8 @@ from shared.config import Embed, Embedder
 from shared.errors import UserError
 from shared.weights import fill_backbone, load_weights, read_description
 
+INFERENCE_KEYS = {"flip", "batch_size"}  # of the section `embed`: what inference may choose after training
+
 
 class GeM(nn.Module):
     """Generalised-mean pooling (Radenović et al. 2018): (B, C, H, W) -> (B, C), the mean of x^p to the power 1/p, in float32.
@@ -107,10 +109,13 @@ def describe_embedder(net: EmbeddingNet, model: Embedder, shape: Embed, metrics:
     }
 
 
-def load_embedder(folder: Path) -> TrainedEmbedder:
+def load_embedder(folder: Path, *, flip: bool) -> TrainedEmbedder:
     """The trained network of a model folder. Raises UserError where the folder is missing or does not fit."""
-    architecture = read_description(folder)["architecture"]
+    description = read_description(folder)
+    architecture = description["architecture"]
     model, shape = Embedder.model_validate(architecture["model"]), Embed.model_validate(architecture["shape"])
     net = build_embedder(model, shape, load_pretrained=False)
     load_weights(folder, net)
-    return TrainedEmbedder(net.eval(), CropRule.of(model.input_size, shape), shape.flip)
+    for name in ("mean", "std"):  # what it was trained with, whatever timm says by now
+        getattr(net, name).copy_(torch.tensor(description[name]).view(1, 3, 1, 1))
+    return TrainedEmbedder(net.eval(), CropRule.of(model.input_size, shape), flip)

@@ -11,16 +11,16 @@ import pandas as pd
 import torch
 
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import load_embedder
+from metric_sub.embedder import INFERENCE_KEYS, load_embedder
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config
+from shared.config import Config, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
-from shared.weights import read_description
+from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, chunks, locked, read_step
 
 log = logging.getLogger("match")
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     use_threads(config.threads)
     with locked(options.work):
+        save_config(options.work, config)
         media = read_step(options.work / "media").table("table")
         steps = {kind: embed_detections(config, options, kind, media) for kind in ("photos", "videos")}
         match_step = Step(
@@ -55,18 +56,27 @@ def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) ->
     """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row."""
     detection_step = read_step(options.work / "detections" / kind)
     folders = [options.weights / model.name for model in config.embedders]
+    descriptions = [read_description(folder) for folder in folders]
+    for folder, description, model in zip(folders, descriptions, config.embedders, strict=True):
+        trained = description["architecture"]
+        refuse_other_architecture(
+            folder, trained["model"], model.model_dump(), set(trained["model"]) - {"backbone", "input_size"}
+        )
+        refuse_other_architecture(folder, trained["shape"], config.embed.model_dump(), INFERENCE_KEYS)
     step = Step(
         options.work / "embeddings" / kind,
         {
             "detections": detection_step.fingerprint,
-            "weights": [read_description(folder)["sha256"] for folder in folders],
+            "weights": [description["sha256"] for description in descriptions],
+            "architectures": [description["architecture"] for description in descriptions],
             "batch_size": config.embed.batch_size,
+            "flip": config.embed.flip,
         },
         options.fresh,
     )
     if step.done:
         return step
-    embedders = [load_embedder(folder) for folder in folders]
+    embedders = [load_embedder(folder, flip=config.embed.flip) for folder in folders]
     for embedder in embedders:
         embedder.net.to("cuda" if torch.cuda.is_available() else "cpu")
     embedder = CropEmbedder(embedders, config.embed.batch_size)

@@ -1,6 +1,7 @@
 """How good a result.json is: three F1 values and their weighted sum (Watch and Buy; docs/matching.md)."""
 
 import json
+import logging
 import sys
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +14,8 @@ from shared.boxes import pairwise_iou
 from shared.cli import config_of, parse_options, run_entry
 from shared.dataset import read_dataset
 from shared.errors import UserError
+
+log = logging.getLogger("score")
 
 LEVELS = ("S1", "S2", "S3")
 NO_KIND = "?"
@@ -260,6 +263,8 @@ def main(argv: list[str] | None = None) -> None:
     path = options.result or options.work / "result.json"
     result = read_result(path)
     dataset = read_dataset(options.data)
+    if dataset.problems:
+        log.warning("%d annotations do not fit and are left out; `bash run.sh check` lists them", len(dataset.problems))
     if dataset.labelled.empty:
         raise UserError(
             f"{options.data}: no annotations to score against: expected image_annotation/ and "

@@ -11,26 +11,28 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import send_to_device, set_seed
 from torch.utils.data import DataLoader
 
 from metric_sub.batches import EmbedderBatches
 from metric_sub.crops import CropRule
-from metric_sub.embedder import TrainedEmbedder, build_embedder, describe_embedder
+from metric_sub.embedder import INFERENCE_KEYS, TrainedEmbedder, build_embedder, describe_embedder
 from metric_sub.evaluate import recall_at_1
 from metric_sub.losses import EmbeddingMemory, build_arcface
-from metric_sub.training_crops import cut_training_crops, products_of
+from metric_sub.training_crops import cut_training_crops
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder, save_config
-from shared.dataset import read_dataset, split_parts, train_and_validation
+from shared.dataset import content_fingerprint, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.progress import progress_bar
 from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
 from shared.weights import save_weights
-from shared.work import locked, table_fingerprint
+from shared.work import locked
 
 log = logging.getLogger("embedder")
+
+RUN_KEYS = {"workers", "checkpoint_every"}  # how a run is carried out, not what comes of it
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,21 +44,21 @@ def main(argv: list[str] | None = None) -> None:
         parts = train_and_validation(
             dataset, config.embed_train.parts, config.data.validation_parts, config.data.holdout
         )
+        used = split_parts(dataset, config.training_parts)
         models = [
             (
                 model,
                 {
                     "model": model.model_dump(),
-                    "embed": config.embed.model_dump(),
-                    "train": config.embed_train.model_dump(),
-                    "seed": config.seed,
+                    "embed": config.embed.model_dump(exclude=INFERENCE_KEYS),
+                    "train": config.embed_train.model_dump(exclude=RUN_KEYS),
                     "data": config.data.model_dump(),
-                    "media": table_fingerprint(dataset.media),
-                    "labels": table_fingerprint(dataset.labels),
+                    **content_fingerprint(used),
                 },
             )
             for model in config.embedders
         ]
+        save_config(options.weights, config)
         left = [
             (model, depends)
             for model, depends in models
@@ -67,13 +69,15 @@ def main(argv: list[str] | None = None) -> None:
                 log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
         if not left:
             return
-        used = split_parts(dataset, config.training_parts)
         pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, fresh=False)
-        crops = cut_training_crops(products_of(used, config), pictures, config, options.work, options.fresh)
+        crops = cut_training_crops(used, pictures, config, options.work, options.fresh)
         train_crops, validation_crops = (
             crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts
         )
-        save_config(options.weights, config)
+        if train_crops.empty:
+            raise UserError(
+                f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
+            )
         for model, depends in left:
             train_embedder(
                 config, model, train_crops, validation_crops, options.weights / model.name, depends, options.fresh
@@ -128,19 +132,18 @@ def train_embedder(
     progress = {} if fresh else checkpoint.load()
     start, best = progress.get("step", 0), progress.get("best", -1.0)
     record = Record(folder, start)
-    loader = accelerator.prepare(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start, len(batches)),
-            num_workers=settings.workers,
-            prefetch_factor=2 if settings.workers else None,
-        )
+    loader = DataLoader(  # not accelerate's: that one would leave our sampler, and so the steps done, aside
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=settings.workers,
+        prefetch_factor=2 if settings.workers else None,
     )
     n_warmup = round(settings.warmup * len(batches))
     losses: list[float] = []
     with progress_bar(total=len(batches), title=model.name, unit="step", done=start) as bar:
-        for step, (images, classes) in enumerate(loader, start):
+        for step, batch in enumerate(loader, start):
+            images, classes = send_to_device(batch, accelerator.device)
             torch.manual_seed(model.seed + step)  # for backbones with dropout
             net.train()
             rate = settings.learning_rate * warmup_cosine(step, len(batches), n_warmup)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from shared.boxes import clip_boxes, expand_boxes
 from shared.config import Config
-from shared.dataset import Dataset
+from shared.dataset import Dataset, media_fingerprint
 from shared.errors import UserError
 from shared.frames import read_picture, write_jpeg
 from shared.progress import progress_bar
@@ -33,15 +33,17 @@ def products_of(dataset: Dataset, config: Config) -> pd.DataFrame:
 
 
 def cut_training_crops(
-    products: pd.DataFrame, pictures: pd.DataFrame, config: Config, work: Path, fresh: bool
+    dataset: Dataset, pictures: pd.DataFrame, config: Config, work: Path, fresh: bool
 ) -> pd.DataFrame:
     """A picture file per product box, with room around it for the margin and the jitter: a table with COLUMNS.
 
     `crop` is the file's path, x1..y2 the box in the crop's pixels. `pictures` tells each (media_id, frame_index)'s file.
     Raises UserError where nothing is left to learn from.
     """
-    boxes = products.merge(pictures, on=["media_id", "frame_index"]).sort_values(
-        ["media_id", "frame_index"], ignore_index=True
+    boxes = (
+        products_of(dataset, config)
+        .merge(pictures, on=["media_id", "frame_index"])
+        .sort_values(["media_id", "frame_index"], ignore_index=True)
     )
     if boxes.empty:
         raise UserError(
@@ -49,7 +51,12 @@ def cut_training_crops(
         )
     room = config.embed.crop_margin + 2 * config.embed_train.augment.box_jitter
     side = 2 * max(model.input_size for model in config.embedders)
-    depends = {"boxes": table_fingerprint(boxes.drop(columns="picture")), "room": room, "side": side}
+    depends = {
+        "boxes": table_fingerprint(boxes.drop(columns="picture")),
+        "media": media_fingerprint(dataset.media),
+        "room": room,
+        "side": side,
+    }
     step = Step(work / "crops", depends, fresh)
     if not step.done:
         files = boxes.picture.drop_duplicates().tolist()

@@ -7,7 +7,7 @@ import pandas as pd
 from shared.dataset import read_media
 from shared.media import MediaError, probe_photo, probe_video
 from shared.progress import progress_bar
-from shared.work import Step, chunks
+from shared.work import Step, chunks, table_fingerprint
 
 MEDIA_PER_PART = 500
 COLUMNS = {
@@ -29,7 +29,7 @@ COLUMNS = {
 def catalogue_media(root: Path, work: Path, max_pixels: int, fresh: bool) -> Step:
     """The finished step <work>/media: table `table` with COLUMNS, sorted by media_id; unreadable files are in its manifest."""
     found = read_media(root)
-    step = Step(work / "media", {"media": found.to_dict("list"), "max_pixels": max_pixels}, fresh)
+    step = Step(work / "media", {"media": table_fingerprint(found), "max_pixels": max_pixels}, fresh)
     if not step.done:
         parts = chunks(len(found), MEDIA_PER_PART)
         with progress_bar(total=len(found), title="media", unit="file") as bar:

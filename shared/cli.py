@@ -19,7 +19,7 @@ def parse_options(description: str, argv: list[str] | None, *extra: tuple[str, s
     Paths come as `Path`; `weights` defaults to `<work>/weights`; `config` defaults to the one that the weights were trained
     with, where they have one, else to configs/cpu.yaml.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--data", type=Path, default=Path("data"), help="the data set's folder (default: data)")
     parser.add_argument("--work", type=Path, default=Path("work"), help="where steps keep their files (default: work)")
@@ -63,7 +63,14 @@ def run_entry(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # torch hands on what a data worker raised with the worker's traceback in front of the message
+        print(f"error: {str(error).rpartition('UserError: ')[2]}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(
+            f"error: {error}. Mend that (a full disk? a missing permission?) and run the same command again.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)

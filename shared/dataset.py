@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import UserError
+from shared.work import table_fingerprint
 
 MEDIA_COLUMNS = ["media_id", "kind", "part", "item_id", "name", "path", "bytes", "mtime_ns"]
 LABEL_COLUMNS = [
@@ -82,7 +83,7 @@ def read_media(root: Path) -> pd.DataFrame:
     Raises UserError where the folder is missing, holds no image/ or video/, or where two videos or two photos
     of one item share a name up to the extension (ids would clash).
     """
-    rows = []
+    root, rows = Path(root).absolute(), []
     for part, folder in _parts(root):
         for path in sorted(_children(folder / "image")):
             if path.is_dir():
@@ -191,6 +192,20 @@ def train_and_validation(
     return sides
 
 
+def content_fingerprint(dataset: Dataset) -> dict[str, str]:
+    """What work on a data set depends on: its files by id, size and time, and its labels; not the folder's place."""
+    return {
+        "media": media_fingerprint(dataset.media),
+        "labels": table_fingerprint(dataset.labels),
+        "labelled": table_fingerprint(dataset.labelled),
+    }
+
+
+def media_fingerprint(media: pd.DataFrame) -> str:
+    """The fingerprint of a media table without its paths: the same files mounted elsewhere are the same."""
+    return table_fingerprint(media.drop(columns="path"))
+
+
 def annotation_path(root: str | Path, media_id: str, part: str) -> Path:
     """Where the annotation of a photo or a video stands: image/a/0.jpg -> image_annotation/a/0.json."""
     names = list(Path(media_id).with_suffix(".json").parts)
@@ -228,6 +243,12 @@ def _is_media(path: Path) -> bool:
 
 
 def _media_row(root: Path, part: str, kind: str, item_id: str, path: Path) -> tuple:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path!s:.200a}: the name is not valid UTF-8, so no table can hold it. Rename the file."
+        ) from None
     stat = path.stat()
     return path.relative_to(root).as_posix(), kind, part, item_id, path.stem, str(path), stat.st_size, stat.st_mtime_ns
 

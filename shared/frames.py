@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from shared.dataset import Dataset
+from shared.dataset import Dataset, media_fingerprint
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
@@ -25,11 +25,12 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
     refuse_problems(dataset)
     media = dataset.media[dataset.media.media_id.isin(dataset.labelled.media_id)]
     videos = media[media.kind == "video"].reset_index(drop=True)
+    labelled = dataset.labelled[dataset.labelled.media_id.isin(videos.media_id)]
     step = Step(
         work / "frames",
         {
-            "videos": table_fingerprint(videos),
-            "labelled": table_fingerprint(dataset.labelled),
+            "videos": media_fingerprint(videos),
+            "labelled": table_fingerprint(labelled),
             "max_pixels": max_pixels,
         },
         fresh,
@@ -39,7 +40,7 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
     )
     if not step.done:
         parts = chunks(len(videos), VIDEOS_PER_PART)
-        wanted = dataset.labelled.groupby("media_id").frame_index.apply(list)
+        wanted = labelled.groupby("media_id").frame_index.apply(list)
         with progress_bar(total=len(parts), title="labelled frames", unit="part") as bar:
             step.build_parts(len(parts), lambda k: _extract(videos[parts[k]], wanted, step.folder, max_pixels, bar))
         step.finish(len(parts), ["table"], {"table": empty})

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shared.errors import UserError
-from shared.weights import read_description
+from shared.weights import is_whole, read_description
 from shared.work import fingerprint, write_json, write_whole
 
 log = logging.getLogger("train")
@@ -138,6 +138,7 @@ def mark_finished(folder: Path, depends: dict) -> None:
 def finished(folder: Path, depends: dict) -> bool:
     """Whether a model folder was finished by a run with these dependencies."""
     try:
-        return read_description(folder).get("fingerprint") == fingerprint(depends)
+        description = read_description(folder)
+        return description.get("fingerprint") == fingerprint(depends) and is_whole(folder)
     except UserError:
         return False

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from shared.errors import UserError
 from shared.work import write_json, write_whole
+
+log = logging.getLogger("weights")
 
 PROJECT = (
     Path(__file__).resolve().parent.parent
@@ -48,15 +51,35 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
     Raises UserError where one does not fit.
     """
     path = folder / "weights.safetensors"
-    expected = read_description(folder).get("sha256")
-    if not path.is_file() or _sha256(path) != expected:
+    description = read_description(folder)
+    expected = description.get("sha256")
+    if not is_whole(folder):
         raise UserError(
             f"{path}: expected the file with sha256 {expected} that model.json names, found another or none. Train again or restore it."
         )
+    if "fingerprint" not in description:
+        log.warning("%s: its training is not finished; these are the best weights so far", folder)
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: does not fit the architecture in model.json: {error}") from None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the weights are those that model.json was written for."""
+    path = folder / "weights.safetensors"
+    return path.is_file() and _sha256(path) == read_description(folder).get("sha256")
+
+
+def refuse_other_architecture(folder: Path, trained: dict, configured: dict, free: set[str]) -> None:
+    """Raises UserError where config and model.json differ in a key that is not in `free` (what inference may choose)."""
+    differing = [key for key in trained if key not in free and trained[key] != configured.get(key)]
+    if differing:
+        found = ", ".join(f"{key} {trained[key]!r} (config: {configured.get(key)!r})" for key in differing)
+        raise UserError(
+            f"{folder}: trained with {found}. Use the config that it was trained with ({folder.parent / 'config.yaml'}), "
+            "or train again."
+        )
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -71,7 +71,7 @@ class Step:
         self._manifest_path = folder / "manifest.json"
         begun_path = folder / "begun.json"
         if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not begun_path.exists():
             write_json(begun_path, {"fingerprint": self.fingerprint})
@@ -201,6 +201,14 @@ def locked(work: Path) -> Iterator[None]:
                 f"{work}: another run is using this work folder. Wait for it, or name another with --work."
             ) from None
         yield
+
+
+def _remove(folder: Path) -> None:
+    """Removes a step, first what says that it is or was being made: what a kill leaves over counts as nothing."""
+    for name in ("manifest.json", "begun.json"):
+        (folder / name).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def chunks(n_rows: int, size: int) -> list[slice]:

@@ -4,9 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shared.config import Config, load_config
 from tests.drawing import draw_dataset
+
+settings.register_profile("vid2shop", deadline=None, derandomize=True)  # a busy machine is no failure; seeds are pinned
+settings.load_profile("vid2shop")
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -148,7 +148,7 @@ def test_an_unknown_tag_is_refused(config):
 
 
 NAMES = {  # detectron2's VoVNet -> timm's, by hand
-    "stem.stem_1/conv.weight": "stem.0.conv.weight",
+    "stem.stem_2/conv.weight": "stem.1.conv.weight",
     "stem.stem_3/norm.running_var": "stem.2.bn.running_var",
     "stage2.OSA2_1.layers.0.OSA2_1_0/conv.weight": "stages.0.blocks.0.conv_mid.0.conv.weight",
     "stage2.OSA2_1.concat.OSA2_1_concat/norm.bias": "stages.0.blocks.0.conv_concat.bn.bias",
@@ -166,6 +166,18 @@ def test_detectron2_names_by_hand(prefix):
     assert {name: value.item() for name, value in from_detectron2_names(state).items()} == {
         name: float(k) for k, name in enumerate(NAMES.values())
     }
+
+
+def test_the_first_convolution_of_a_detectron2_network_gives_the_same_on_our_input():
+    rgb = torch.randint(0, 256, (1, 3, 9, 9)).float()
+    weight = torch.randn(4, 3, 3, 3)
+    mean_bgr = torch.tensor([103.53, 116.28, 123.675]).view(1, 3, 1, 1)  # detectron2's PIXEL_MEAN; its PIXEL_STD is 1
+    theirs = torch.nn.functional.conv2d(rgb.flip(1) - mean_bgr, weight)
+    mean_rgb, std_rgb = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+    ours = from_detectron2_names({"stem.stem_1/conv.weight": weight})["stem.0.conv.weight"]
+    torch.testing.assert_close(
+        torch.nn.functional.conv2d((rgb / 255 - mean_rgb) / std_rgb, ours), theirs, rtol=1e-4, atol=1e-2
+    )
 
 
 def test_timm_names_stay():
@@ -200,9 +212,11 @@ def test_a_detectron2_checkpoint_loads_wholly(config, tmp_path):
     config = changed(config, backbone="ese_vovnet19b_slim", pretrained=str(tmp_path / "theirs.pth"))
     body = build(config, load_pretrained=True).backbone.body.state_dict()
     assert set(body) == set(source)
-    assert all(torch.equal(body[name], source[name]) for name in source if "num_batches_tracked" not in name)
+    stem = "stem.0.conv.weight"  # takes up the difference of the inputs, tested above
+    kept = [name for name in source if "num_batches_tracked" not in name and name != stem]
+    assert all(torch.equal(body[name], source[name]) for name in kept) and not torch.equal(body[stem], source[stem])
     frozen = build(changed(config, freeze_batch_norm=True), load_pretrained=True).backbone.body.state_dict()
-    assert all(torch.equal(value, source[name]) for name, value in frozen.items())
+    assert all(torch.equal(value, source[name]) for name, value in frozen.items() if name != stem)
     del theirs["stage3.OSA3_1.ese.fc.bias"]
     torch.save({"model": theirs}, tmp_path / "theirs.pth")
     with pytest.raises(UserError, match=r"1 missing \['stages.1.blocks.0.attn.fc.bias'\]"):

@@ -97,7 +97,7 @@ def test_channels_are_each_multiplied_by_one_gain():
         assert shifted.dtype == torch.uint8 and (shifted == shifted[:, :1, :1]).all()
         gains.append(shifted[:, 0, 0] / 200)
     gains = torch.stack(gains)
-    assert 0.79 <= gains.min() < 0.85 and 1.15 < gains.max() <= 1.2
+    assert 0.69 <= gains.min() < 0.75 and 1.25 < gains.max() <= 1.3
     assert (gains.std(dim=1) > 0).all()  # one gain per channel, not one for all
     assert shift_channels(torch.full((3, 4, 4), 255, dtype=torch.uint8)).max() <= 255  # no overflow
 

@@ -283,17 +283,6 @@ def test_scores_by_kind_where_kinds_are_known(labelled):
     assert "hat" in page.cards["000004"]["words"]
 
 
-def test_ids_that_several_parts_share_show_the_part_that_was_matched(places):
-    root, work = places
-    for part, colour in (("a", (200, 60, 60)), ("b", (60, 60, 200))):
-        write_photo(root / part, "same", colour)
-        write_video(root / part, "clip")
-    write_run(root, work, [("same", "clip", 0.5)], part="b/")
-    cards = report(root, work).cards
-    assert list(cards) == ["clip"]
-    assert near(cards["clip"]["pictures"][0][180, 120], (60, 60, 200), 12)
-
-
 def test_without_truth_there_is_no_score(places):
     root, work = places
     write_photo(root, "shoe")
