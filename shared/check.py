@@ -5,13 +5,14 @@ Prints a table of what is there and every fault found; exits 1 if there is one.
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from shared.boxes import clip_boxes
 from shared.cli import config_of, parse_options, run_entry
-from shared.dataset import Dataset, read_dataset
+from shared.dataset import SINGLE_PART, Dataset, annotation_path, read_dataset
 from shared.media import MediaError, probe_video, read_photo
 from shared.progress import progress_bar
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Look through a data set.", argv)
     dataset = read_dataset(options.data)
     sizes, faults = read_all(dataset, config_of(options).data.max_pixels)
-    faults += dataset.problems + misplaced_labels(dataset, sizes)
+    faults += dataset.problems + misplaced_labels(dataset, sizes) + orphans(options.data, dataset)
     print(table_of(dataset, faults))
     for path, fault in faults:
         print(f"{path}: {fault}")
@@ -68,6 +69,19 @@ def misplaced_labels(dataset: Dataset, sizes: dict[str, tuple[int, int, int]]) -
             )
         )
     return faults
+
+
+def orphans(root: Path, dataset: Dataset) -> list[tuple[str, str]]:
+    """Annotation files that belong to no photo or video."""
+    known = {annotation_path(root, row.media_id, row.part) for row in dataset.media.itertuples()}
+    folders = [root if part == SINGLE_PART else root / part for part in sorted(set(dataset.media.part))]
+    found = [
+        path
+        for folder in folders
+        for kind in ("image", "video")
+        for path in sorted((folder / f"{kind}_annotation").rglob("*.json"))
+    ]
+    return [(str(path), "no photo or video belongs to this annotation") for path in found if path not in known]
 
 
 def table_of(dataset: Dataset, faults: list[tuple[str, str]]) -> str:

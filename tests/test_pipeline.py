@@ -224,8 +224,9 @@ def test_check_prints_the_counts_and_fails_on_what_does_not_fit(tiny_data):
     annotation["frames"][0]["annotations"][0]["box"] = [0, 0, 400, 40]
     annotation["frames"][1]["frame_index"] = 99
     path.write_text(json.dumps(annotation))
+    (tiny_data / "train" / "video_annotation" / "gone.json").write_text('{"frames": []}')
     bad = run("check", "--data", tiny_data)
-    assert bad.returncode == 1 and "faults: 3" in bad.stdout
+    assert bad.returncode == 1 and "faults: 4" in bad.stdout and "gone.json: no photo or video" in bad.stdout
     assert (
         "not a readable picture" in bad.stdout
         and "leaves the picture" in bad.stdout
