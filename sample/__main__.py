@@ -10,7 +10,7 @@ from sample.write import Settings, write_dataset
 from shared.errors import UserError
 
 DESCRIPTION = """Draws a data set to try the pipeline on: invented products (clothing, bags, bottles, shoes ...), photos of each and a live clip that shows it,
-with exact boxes. Many items have siblings that differ only in colour, print or texture. Parts: train 60 %, validation 10 %, test 30 %."""
+with exact boxes. Many items have siblings that differ only in colour, print or texture. Parts: train 70 %, validation 10 %, test 20 %."""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from sample.shapes import CATEGORIES
 from sample.textures import KINDS as TEXTURES
 from sample.textures import QUIET, Texture
 
-PARTS = {"train": ("01", 0.6), "validation": ("04", 0.1), "test": ("07", 0.3)}  # an id's first two digits, the part's share of the items
+PARTS = {"train": ("01", 0.7), "validation": ("04", 0.1), "test": ("07", 0.2)}  # an id's first two digits, the part's share of the items
 FAMILY_KINDS = ("colour-sibling", "print-sibling", "texture-sibling")
 MOST_ITEMS = 6000  # so that the ids of items (up to 4999 in a part) and those of videos without item (from 5001) do not meet
 _ALIKE = ("knit", "bars")  # look much like plain and stripes: not told apart well enough to make siblings
