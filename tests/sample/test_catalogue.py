@@ -22,16 +22,16 @@ def families() -> dict[int, list[Item]]:
 
 
 def test_parts_have_their_shares():
-    assert Counter(item.part for item in CATALOGUE) == {"train": 240, "validation": 40, "test": 120}
+    assert Counter(item.part for item in CATALOGUE) == {"train": 280, "validation": 40, "test": 80}
 
 
 def test_kinds_have_their_shares():
     kinds = Counter(item.kind for item in ITEMS)
     shown = sum(bool(item.video_id) for item in CATALOGUE)
     assert set(kinds) == {"plain", "colour-sibling", "print-sibling", "texture-sibling", "D", "N"}
-    assert kinds["D"] == 36 + 6 + 18  # 15 % of each part
-    assert kinds["N"] == 20 + 3 + 10  # a tenth of the videos of each part
-    assert 0.08 < kinds["plain"] / shown < 0.25
+    assert kinds["D"] == 42 + 6 + 12  # 15 % of each part
+    assert kinds["N"] == 24 + 3 + 7  # a tenth of the videos of each part
+    assert 0.2 < kinds["plain"] / shown < 0.4
 
 
 def test_ids_are_six_digits_and_meet_nowhere():
