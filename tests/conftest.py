@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from shared.config import Config, load_config
@@ -50,3 +51,10 @@ def tiny_config() -> Config:
             "embed_train.precision=no",
         ],
     )
+
+
+@pytest.fixture(autouse=True)
+def _denormals():
+    """Entries that run inside a test flush denormal numbers to zero, for the whole process; the next test gets them back."""
+    yield
+    torch.set_flush_denormal(False)
