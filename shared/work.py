@@ -188,7 +188,7 @@ def locked(work: Path) -> Iterator[None]:
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
-        file = open(work / ".lock", "w")  # noqa: SIM115 (held open on purpose)
+        file = open(work / ".lock", "w")  # held open while the lock is
     except OSError as error:
         raise UserError(
             f"{work}: the work folder cannot be written ({error.strerror}). Name another with --work."
