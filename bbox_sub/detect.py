@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from bbox_sub.resize import resize_picture, resized_size
 from shared.boxes import clip_boxes
@@ -12,7 +12,7 @@ from shared.boxes import clip_boxes
 
 @torch.inference_mode()
 def detect_boxes(
-    model: FasterRCNN, images_rgb: Sequence[np.ndarray], *, short_side: int, max_side: int, batch_size: int
+    model: GeneralizedRCNN, images_rgb: Sequence[np.ndarray], *, short_side: int, max_side: int, batch_size: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(boxes_xyxy (N, 4) float32, scores (N,) float32, labels (N,) int64) of each picture, best first.
 

@@ -1,30 +1,39 @@
 """The network of stage 1: Faster R-CNN (Ren et al. 2015) on a VoVNetV2 (Lee & Park 2020) with a feature pyramid (Lin et al. 2017).
 
-torchvision's Faster R-CNN, timm's VoVNet. `build_detector` makes it from its config section, `load_detector` from a trained
-model's own folder. Pictures come already resized: float32 RGB tensors (3, H, W) in 0..1.
+timm's VoVNet, torchvision's pyramid and heads with detectron2's geometry (rcnn.py). `build_detector` makes it from its config
+section, `load_detector` from a trained model's own folder. Pictures come already resized: float32 RGB tensors (3, H, W)
+in 0..1.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
+from pydantic import ValidationError
 from timm.data import IMAGENET_DEFAULT_STD
-from timm.layers import create_attn, freeze_batch_norm_2d
+from timm.layers import BatchNormAct2d, GroupNormAct, create_attn, freeze_batch_norm_2d
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
 from shared.config import Detector
 from shared.errors import UserError
 from shared.weights import fill_backbone, load_weights, read_description
 
 INFERENCE_KEYS = {"proposals", "detections", "nms_iou"}  # of the section `detector`: what inference may choose
-BOX_POOL = 7  # RoIAlign's output side, torchvision's default for boxes
+BOX_POOL = 7  # RoIAlign's output side
+NORMS = {  # groups of 16 channels: all VoVNets' widths are multiples
+    "batch": BatchNormAct2d,
+    "frozen": BatchNormAct2d,  # and frozen when its weights are in
+    "group": partial(GroupNormAct, group_size=16),
+}
 
 
 class VoVNetPyramid(nn.Module):
@@ -54,10 +63,11 @@ class NormaliseAndPad(GeneralizedRCNNTransform):
         return image, target
 
 
-def build_detector(config: Detector, *, load_pretrained: bool, training: dict | None = None) -> FasterRCNN:
+def build_detector(config: Detector, *, load_pretrained: bool, proposals_sampled: int = 512) -> GeneralizedRCNN:
     """The detector of the config; label 0 is background, label k is categories[k - 1].
 
-    `training` gives torchvision's names for what only training needs. Raises UserError for an unknown backbone and for
+    `proposals_sampled` per picture serve the box head's loss. Weights are drawn as detectron2 draws them, but the body's,
+    which are timm's. Raises UserError for an unknown backbone and for
     weights that do not fit.
     """
     if not re.match(r"(ese_)?vovnet", config.backbone) or not timm.is_model(config.backbone):
@@ -65,7 +75,7 @@ def build_detector(config: Detector, *, load_pretrained: bool, training: dict | 
             f"detector.backbone: expected a VoVNet that timm has ({', '.join(timm.list_models('*vovnet*'))}), found {config.backbone!r}."
         )
     try:
-        body = timm.create_model(config.backbone, num_classes=0, global_pool="")
+        body = timm.create_model(config.backbone, num_classes=0, global_pool="", norm_layer=NORMS[config.norm])
     except RuntimeError as error:  # the name is known, the tag after its dot is not
         raise UserError(f"detector.backbone: {config.backbone!r}: {error}") from None
     body.head = nn.Identity()
@@ -73,35 +83,63 @@ def build_detector(config: Detector, *, load_pretrained: bool, training: dict | 
         _add_ese(body)
     if load_pretrained:
         fill_backbone(body, config.backbone, config.pretrained, "detector.pretrained", from_detectron2_names)
-    if config.freeze_batch_norm:
+    if config.norm == "frozen":
         body = freeze_batch_norm_2d(body)
+    channels = config.pyramid_channels
+    anchors = Anchors(config.anchor_sizes, config.anchor_ratios)
+    proposals = Proposals(
+        anchors,
+        RPNHead(channels, anchors.n_per_cell),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 2 * config.proposals, "testing": config.proposals},
+        post_nms_top_n={"training": config.proposals, "testing": config.proposals},
+        nms_thresh=0.7,
+    )
+    heads = BoxHeads(
+        BoxPool(BOX_POOL),
+        TwoMLPHead(channels * BOX_POOL**2, config.box_head_features),
+        FastRCNNPredictor(config.box_head_features, len(config.categories) + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=proposals_sampled,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=0.05,
+        nms_thresh=config.nms_iou,
+        detections_per_img=config.detections,
+    )
+    _draw_heads(heads)
     mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
-    anchors = AnchorGenerator(
-        tuple((size,) for size in config.anchor_sizes), (tuple(config.anchor_ratios),) * len(config.anchor_sizes)
-    )
-    head = TwoMLPHead(config.pyramid_channels * BOX_POOL**2, config.box_head_features)
-    predictor = FastRCNNPredictor(config.box_head_features, len(config.categories) + 1)
-    model = FasterRCNN(
-        VoVNetPyramid(body, config.pyramid_channels),
-        rpn_anchor_generator=anchors,
-        box_head=head,
-        box_predictor=predictor,
-        rpn_post_nms_top_n_test=config.proposals,
-        rpn_pre_nms_top_n_test=config.proposals,
-        box_nms_thresh=config.nms_iou,
-        box_detections_per_img=config.detections,
-        **(training or {}),
-    )
-    model.transform = NormaliseAndPad(min_size=0, max_size=0, image_mean=list(mean), image_std=list(std))
-    return model
+    transform = NormaliseAndPad(min_size=0, max_size=0, image_mean=list(mean), image_std=list(std))
+    return GeneralizedRCNN(VoVNetPyramid(body, channels), proposals, heads, transform)
 
 
-def load_detector(folder: Path, *, least_score: float, **chosen: float) -> tuple[FasterRCNN, Detector]:
+def _draw_heads(heads: BoxHeads) -> None:
+    """detectron2's initial weights: of the box head Xavier's, of the predictor small normal ones, no bias."""
+    for layer, draw in (
+        (heads.box_head.fc6, lambda weight: nn.init.kaiming_uniform_(weight, a=1)),
+        (heads.box_head.fc7, lambda weight: nn.init.kaiming_uniform_(weight, a=1)),
+        (heads.box_predictor.cls_score, lambda weight: nn.init.normal_(weight, std=0.01)),
+        (heads.box_predictor.bbox_pred, lambda weight: nn.init.normal_(weight, std=0.001)),
+    ):
+        draw(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def load_detector(folder: Path, *, least_score: float, **chosen: float) -> tuple[GeneralizedRCNN, Detector]:
     """A trained detector in evaluation mode, which gives boxes scored above `least_score`, and its config section.
 
     `chosen` replaces values of INFERENCE_KEYS that it was trained with.
     """
-    config = Detector.model_validate({**read_description(folder)["architecture"], **chosen})
+    try:
+        config = Detector.model_validate({**read_description(folder)["architecture"], **chosen})
+    except (KeyError, ValidationError) as error:
+        raise UserError(
+            f"{folder}/model.json: not a detector that this version knows ({error}). Train again."
+        ) from None
     model = build_detector(config, load_pretrained=False)
     load_weights(folder, model)
     model.roi_heads.score_thresh = least_score

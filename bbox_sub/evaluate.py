@@ -6,7 +6,7 @@ import io
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from bbox_sub.detect import detect_boxes
 from bbox_sub.targets import LabelledPicture, fit_boxes
@@ -17,7 +17,7 @@ from shared.progress import progress_bar
 PICTURES_AT_ONCE = 16
 
 
-def evaluate_detector(model: FasterRCNN, pictures: list[LabelledPicture], config: Config) -> dict[str, float]:
+def evaluate_detector(model: GeneralizedRCNN, pictures: list[LabelledPicture], config: Config) -> dict[str, float]:
     """{'mAP', 'AP50', 'AR'} in 0..1 on the pictures (an even choice of detector_train.evaluate_pictures of them).
 
     mAP is the mean over IoU 0.50 to 0.95 and over categories, AR that of recall with up to 100 boxes (COCO's definitions).

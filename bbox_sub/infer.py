@@ -6,7 +6,7 @@ Writes <work>/media and <work>/detections/{photos,videos}. What stands already i
 import numpy as np
 import pandas as pd
 import torch
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
@@ -42,9 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = options.weights / "detector"
     description = read_description(weights)
     configured = config.detector.model_dump()
-    refuse_other_architecture(
-        weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "freeze_batch_norm"}
-    )
+    refuse_other_architecture(weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"})
     chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
     with locked(options.work):
         save_config(options.work, config)
@@ -112,7 +110,7 @@ def build_detections(step: Step, media: pd.DataFrame, rows_per_part: int, detect
 
 
 def detect_in_photos(
-    model: FasterRCNN, categories: list[str], photos: pd.DataFrame, config: Config
+    model: GeneralizedRCNN, categories: list[str], photos: pd.DataFrame, config: Config
 ) -> tuple[pd.DataFrame, list[dict]]:
     """The detections of some photos: a table with COLUMNS, and what could not be read."""
     settings, rows, images, readable, skipped = config.detect, [], [], [], []
@@ -133,7 +131,7 @@ def detect_in_photos(
 
 
 def detect_in_videos(
-    model: FasterRCNN, categories: list[str], videos: pd.DataFrame, config: Config
+    model: GeneralizedRCNN, categories: list[str], videos: pd.DataFrame, config: Config
 ) -> tuple[pd.DataFrame, list[dict]]:
     """The detections of some videos' frames: a table with COLUMNS, and what could not be read."""
     settings, rows, skipped = config.detect, [], []

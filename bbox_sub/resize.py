@@ -1,20 +1,24 @@
-"""The detector's resize rule: the short side to a length, unless the long side would pass a limit."""
+"""The detector's resize rule, detectron2's: the short side to a length, unless the long side would pass a limit."""
 
-import cv2
 import numpy as np
 import torch
+from torchvision.transforms.v2 import functional as transforms
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """(height, width) with the aspect ratio kept: the short side becomes `short_side` px, or less where the long side would exceed `max_side`."""
-    scale = min(short_side / min(height, width), max_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    """(height, width) with the aspect ratio kept: the short side becomes `short_side` px, or less where the long side would exceed `max_side`.
+
+    Halves are rounded up, and each factor is applied in turn, as detectron2's ResizeShortestEdge does it.
+    """
+    scale = short_side / min(height, width)
+    new = [short_side if side == min(height, width) else scale * side for side in (height, width)]
+    if max(new) > max_side:
+        scale = max_side / max(new)
+        new = [side * scale for side in new]
+    return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
 
 
 def resize_picture(image_rgb: np.ndarray, size_hw: tuple[int, int]) -> torch.Tensor:
-    """uint8 (H, W, 3) -> uint8 (3, h, w); area averaging where it shrinks, bilinear where it grows."""
-    shrinks = size_hw[0] * size_hw[1] < image_rgb.shape[0] * image_rgb.shape[1]
-    resized = cv2.resize(
-        image_rgb, size_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )  # (h, w, 3)
-    return torch.from_numpy(resized).permute(2, 0, 1).contiguous()  # (3, h, w)
+    """uint8 (H, W, 3) -> uint8 (3, h, w); bilinear over the area that a pixel stands for, as Pillow does it (within one grey level)."""
+    image = torch.from_numpy(np.ascontiguousarray(image_rgb)).permute(2, 0, 1)  # (3, H, W)
+    return transforms.resize(image, list(size_hw), antialias=True).contiguous()  # (3, h, w)

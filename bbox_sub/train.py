@@ -82,11 +82,7 @@ def train_detector(
     model = build_detector(
         config.detector,
         load_pretrained=True,
-        training={
-            "rpn_pre_nms_top_n_train": 2 * config.detector.proposals,
-            "rpn_post_nms_top_n_train": config.detector.proposals,
-            "box_batch_size_per_image": settings.proposals_sampled,
-        },
+        proposals_sampled=settings.proposals_sampled,
     )
     model = model.to(memory_format=torch.channels_last)
     batches = DetectorBatches(train_pictures, config)

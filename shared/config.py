@@ -55,7 +55,9 @@ class Detector(Section):
     backbone: str  # a timm VoVNet
     ese_in_every_block: bool  # as in the detectron2 VoVNets; timm has it in the last block of a stage
     pretrained: bool | str  # true: timm's weights by name; a path: a file; false: none
-    freeze_batch_norm: bool
+    norm: Literal[
+        "batch", "frozen", "group"
+    ]  # of the backbone; frozen: batch norms that keep the pretrained statistics
     categories: Annotated[list[str], Field(min_length=1)]  # one: class-agnostic
     pyramid_channels: Count
     box_head_features: Count

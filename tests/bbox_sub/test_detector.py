@@ -1,7 +1,5 @@
 """The detector's network: its geometry, what it refuses, detectron2's names, and a model's folder."""
 
-import math
-
 import numpy as np
 import pytest
 import timm
@@ -42,17 +40,6 @@ def test_the_pyramid_has_strides_4_to_64(config):
     assert [tuple(level.shape) for level in levels.values()] == [
         (2, 16, 128 // stride, 192 // stride) for stride in (4, 8, 16, 32, 64)
     ]
-
-
-def test_anchors_have_the_configs_areas_and_ratios(config):
-    generator = build(config).rpn.anchor_generator
-    for size, cell in zip(config.anchor_sizes, generator.cell_anchors, strict=True):
-        width, height = (cell[:, 2:] - cell[:, :2]).T
-        for k, ratio in enumerate(config.anchor_ratios):
-            assert height[k] == pytest.approx(size * math.sqrt(ratio), abs=1) and width[k] == pytest.approx(
-                size / math.sqrt(ratio), abs=1
-            )
-        assert torch.equal(cell[:, :2], -cell[:, 2:])
 
 
 def test_pictures_are_normalised_and_padded_but_not_resized(config):
@@ -118,7 +105,7 @@ def test_categories_are_those_of_the_config_and_background(config, categories):
 
 
 def test_frozen_batch_norms_neither_learn_nor_drift(config):
-    model = build(changed(config, freeze_batch_norm=True)).train()
+    model = build(changed(config, norm="frozen")).train()
     before = {name: value.clone() for name, value in model.backbone.body.state_dict().items() if ".bn." in name}
     assert before and not any(".bn." in name for name, _ in model.backbone.body.named_parameters())
     model([torch.rand(3, 64, 64)], [{"boxes": torch.tensor([[5.0, 5.0, 40.0, 40.0]]), "labels": torch.tensor([1])}])
@@ -215,7 +202,7 @@ def test_a_detectron2_checkpoint_loads_wholly(config, tmp_path):
     stem = "stem.0.conv.weight"  # takes up the difference of the inputs, tested above
     kept = [name for name in source if "num_batches_tracked" not in name and name != stem]
     assert all(torch.equal(body[name], source[name]) for name in kept) and not torch.equal(body[stem], source[stem])
-    frozen = build(changed(config, freeze_batch_norm=True), load_pretrained=True).backbone.body.state_dict()
+    frozen = build(changed(config, norm="frozen"), load_pretrained=True).backbone.body.state_dict()
     assert all(torch.equal(value, source[name]) for name, value in frozen.items() if name != stem)
     del theirs["stage3.OSA3_1.ese.fc.bias"]
     torch.save({"model": theirs}, tmp_path / "theirs.pth")
@@ -230,9 +217,9 @@ def test_pretrained_weights_are_not_asked_for_when_a_trained_model_is_built(conf
         build(config, load_pretrained=True)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_detector_comes_back_from_its_folder_as_it_was(config, tmp_path, frozen):
-    config = changed(config, freeze_batch_norm=frozen, categories=["a", "b"])
+@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+def test_a_detector_comes_back_from_its_folder_as_it_was(config, tmp_path, norm):
+    config = changed(config, norm=norm, categories=["a", "b"])
     model = build(config, seed=3).train()
     target = {"boxes": torch.tensor([[5.0, 5.0, 40.0, 40.0]]), "labels": torch.tensor([1])}
     model([torch.rand(3, 64, 64)] * 2, [target] * 2)  # moves running statistics where they move

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from bbox_sub.resize import resize_picture, resized_size
 
@@ -35,12 +36,27 @@ def test_one_limit_is_met_and_the_other_kept(height, width, short_side, max_side
     assert abs(new[0] - height * scale) <= 1 and abs(new[1] - width * scale) <= 1
 
 
-def test_shrinking_takes_means_of_areas():
-    image = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
-    resized = resize_picture(image, (6, 4))
-    expected = image.reshape(6, 2, 4, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
-    assert resized.shape == (3, 6, 4) and str(resized.dtype) == "torch.uint8" and resized.is_contiguous()
-    assert np.abs(resized.numpy() - expected).max() <= 0.5
+@given(side, side, st.integers(8, 1000), st.integers(8, 1500))
+def test_sizes_are_those_of_detectron2(height, width, short_side, max_side):
+    """ResizeShortestEdge as its documentation has it: shortest edge, then longest edge, each side rounded half up."""
+    if height < width:
+        new = [float(short_side), short_side / height * width]
+    else:
+        new = [short_side / width * height, float(short_side)]
+    if max(new) > max_side:
+        new = [each * (max_side / max(new)) for each in new]
+    expected = tuple(max(1, int(each + 0.5)) for each in new)
+    got = resized_size(height, width, short_side, max_side)
+    assert np.abs(np.subtract(got, expected)).max() <= (0 if max(new) % 0.5 > 1e-6 and min(new) % 0.5 > 1e-6 else 1)
+
+
+@pytest.mark.parametrize(("size", "new"), [((76, 43), (31, 17)), ((40, 60), (90, 135)), ((33, 50), (33, 50))])
+def test_pixels_are_pillows(size, new):
+    smooth = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(smooth).resize(new[::-1], Image.Resampling.BILINEAR))
+    resized = resize_picture(smooth, new)
+    assert resized.shape == (3, *new) and str(resized.dtype) == "torch.uint8" and resized.is_contiguous()
+    assert np.abs(resized.numpy().transpose(1, 2, 0).astype(int) - expected).max() <= 1
 
 
 def test_growing_stays_between_its_neighbours():

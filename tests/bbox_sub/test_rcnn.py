@@ -1,0 +1,158 @@
+"""The parts of Faster R-CNN against hand-worked cases, plain loops and torchvision's own functions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import box_iou, roi_align
+
+from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Float32Coder, Proposals, level_of_boxes
+
+SIZES, RATIOS = [32, 64, 128, 256, 512], [0.5, 1.0, 2.0]
+
+
+def proposals_module(before=100, after=50, iou=0.7):
+    anchors = Anchors(SIZES, RATIOS)
+    top = {"training": before, "testing": before}, {"training": after, "testing": after}
+    return Proposals(anchors, RPNHead(8, 3), 0.7, 0.3, 256, 0.5, *top, iou).eval()
+
+
+def test_anchors_by_hand():
+    levels = [torch.zeros(2, 1, side, side + 1) for side in (6, 3, 2, 1, 1)]
+    anchors = Anchors(SIZES, RATIOS)(ImageList(torch.zeros(2, 3, 24, 28), [(24, 28), (20, 20)]), levels)
+    assert len(anchors) == 2 and anchors[0].shape == ((6 * 7 + 3 * 4 + 2 * 3 + 2 + 2) * 3, 4)
+    half = 32 / math.sqrt(0.5) / 2, 32 * math.sqrt(0.5) / 2  # of the first: ratio 1 : 2, around the corner (0, 0)
+    assert anchors[0][0].tolist() == pytest.approx([-half[0], -half[1], half[0], half[1]])
+    second_row = anchors[0][7 * 3 + 2 * 3 + 1]  # level p2, row 1, cell 2, the square: around x 8, y 4
+    assert second_row.tolist() == [8 - 16, 4 - 16, 8 + 16, 4 + 16]
+    last = anchors[0][-2]  # level p6, row 0, cell 1, the square
+    assert last.tolist() == [64 - 256, -256, 64 + 256, 256]
+
+
+@given(st.floats(8, 600), st.floats(0.1, 10))
+def test_anchors_have_their_area_and_ratio_and_are_not_rounded(size, ratio):
+    cells = [torch.zeros(1, 1, 1, 1)] * 5
+    anchor = Anchors([size] * 5, [ratio])(ImageList(torch.zeros(1, 3, 4, 4), [(4, 4)]), cells)[0][0]
+    width, height = (anchor[2:] - anchor[:2]).tolist()
+    assert width * height == pytest.approx(size**2, rel=1e-4) and height / width == pytest.approx(ratio, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("side", "level"),
+    [(1, 0), (111.9, 0), (112, 1), (223.9, 1), (224, 2), (447, 2), (448, 3), (5000, 3), (0, 0)],
+)
+def test_levels_by_hand(side, level):
+    """Equation 1 of Lin et al. 2017: a box of 224 px is pooled at stride 16, which is level 2 from the finest."""
+    assert level_of_boxes(torch.tensor([[10.0, 20.0, 10 + side, 20 + side]]), 4).item() == level
+
+
+def test_boxes_are_pooled_from_their_levels_half_a_pixel_aligned():
+    torch.manual_seed(0)
+    levels = {str(k): torch.randn(2, 3, 512 // stride, 640 // stride) for k, stride in enumerate((4, 8, 16, 32, 64))}
+    boxes = [torch.tensor([[10.0, 20, 60, 90], [0, 0, 500, 400]]), torch.tensor([[100.0, 100, 250, 300]])]
+    pooled = BoxPool(7)(levels, boxes, [(512, 640)] * 2)
+    for row, (picture, box, level, stride) in enumerate(
+        [(0, boxes[0][0], "0", 4), (0, boxes[0][1], "2", 16), (1, boxes[1][0], "1", 8)]
+    ):
+        roi = torch.cat([torch.tensor([picture]), box])[None]
+        expected = roi_align(levels[level], roi, 7, 1 / stride, sampling_ratio=0, aligned=True)
+        torch.testing.assert_close(pooled[row : row + 1], expected)
+
+
+def test_half_a_pixel_by_hand():
+    """On a ramp along x a bin's value is its centre's x in cells, less the half cell that a pixel's centre stands at."""
+    ramp = torch.arange(64.0).expand(1, 1, 64, 64)
+    levels = {str(k): ramp[..., :: 2**k, :: 2**k] / 2**k for k in range(5)}
+    pooled = BoxPool(2)(levels, [torch.tensor([[40.0, 40.0, 80.0, 80.0]])], [(256, 256)])
+    assert pooled[0, 0, 0].tolist() == pytest.approx([50 / 4 - 0.5, 70 / 4 - 0.5])
+
+
+def test_no_box_pools_nothing():
+    levels = {str(k): torch.zeros(1, 3, 8, 8) for k in range(5)}
+    assert BoxPool(7)(levels, [torch.zeros(0, 4)], [(32, 32)]).shape == (0, 3, 7, 7)
+
+
+def plain_proposals(boxes, logits, counts, image_hw, before, after, iou):
+    """The rule in plain loops for one picture: per level the best, clip, drop what has no area, NMS within the level."""
+    chosen, start = [], 0
+    for level, count in enumerate(counts):
+        ranked = sorted(range(start, start + count), key=lambda k: -logits[k].item())[:before]
+        chosen += [(logits[k].item(), level, k) for k in ranked]
+        start += count
+    kept = []
+    for logit, level, k in sorted(chosen, key=lambda entry: -entry[0]):
+        x1, y1, x2, y2 = boxes[k].tolist()
+        box = [
+            min(max(x1, 0), image_hw[1]),
+            min(max(y1, 0), image_hw[0]),
+            min(max(x2, 0), image_hw[1]),
+            min(max(y2, 0), image_hw[0]),
+        ]
+        if not all(map(math.isfinite, (x1, y1, x2, y2, logit))) or box[0] >= box[2] or box[1] >= box[3]:
+            continue
+        same = [other for other, other_level, _ in kept if other_level == level]
+        if all(box_iou(torch.tensor([box]), torch.tensor([other]))[0, 0] <= iou for other in same):
+            kept.append((box, level, logit))
+    return kept[:after]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_proposals_are_those_of_the_plain_rule(seed):
+    torch.manual_seed(seed)
+    counts = [60, 20, 8, 3, 3]
+    corner = torch.rand(2, sum(counts), 2) * 120 - 20
+    boxes = torch.cat(
+        [corner, corner + torch.rand(2, sum(counts), 2) * 60 - 2], dim=2
+    )  # some overrun, some are inside out
+    boxes[0, 3] = float("nan")
+    logits = torch.randn(2, sum(counts))
+    logits[1, 5] = float("inf")
+    logits[0, :4] = torch.tensor([40.0, 41.0, 42.0, 43.0])  # a sigmoid would make them all one
+    shapes = [(90, 100), (64, 80)]
+    found, found_logits = proposals_module(before=30, after=25).filter_proposals(
+        boxes, logits.reshape(-1, 1), shapes, counts
+    )
+    for k, shape in enumerate(shapes):
+        expected = plain_proposals(boxes[k], logits[k], counts, shape, 30, 25, 0.7)
+        torch.testing.assert_close(found[k], torch.tensor([box for box, _, _ in expected]))
+        torch.testing.assert_close(found_logits[k], torch.tensor([logit for _, _, logit in expected]))
+
+
+def heads_module(**options):
+    sampling = dict(
+        fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=64, positive_fraction=0.25, bbox_reg_weights=None
+    )
+    return BoxHeads(
+        None, None, None, **sampling, **{"score_thresh": 0.05, "nms_thresh": 0.5, "detections_per_img": 100, **options}
+    )
+
+
+def test_detections_by_hand():
+    """Two proposals, two classes: deltas of zero give the proposals back; scores are softmax's; NMS runs within a class."""
+    proposals = [torch.tensor([[10.0, 10, 50, 50], [12.0, 10, 52, 50]])]
+    logits = torch.log(torch.tensor([[0.1, 0.6, 0.3], [0.2, 0.04, 0.76]]))
+    boxes, scores, labels = heads_module().postprocess_detections(logits, torch.zeros(2, 12), proposals, [(45, 100)])
+    assert labels[0].tolist() == [2, 1]  # 0.3 of class 2 overlaps 0.76, 0.04 is under the least score
+    assert scores[0].tolist() == pytest.approx([0.76, 0.6])
+    assert boxes[0].tolist() == [[12, 10, 52, 45], [10, 10, 50, 45]]
+
+
+def test_a_score_that_equals_the_least_is_left_out_and_the_count_is_kept_to():
+    proposals = [torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10], [40.0, 0, 50, 10]])]
+    logits = torch.log(torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.125, 0.875]]))
+    found = [
+        heads_module(**keys).postprocess_detections(logits, torch.zeros(3, 8), proposals, [(20, 60)])[1][0].tolist()
+        for keys in ({"score_thresh": 0.5}, {"detections_per_img": 1})
+    ]
+    assert found == [pytest.approx([0.875, 0.75]), pytest.approx([0.875])]
+
+
+def test_boxes_are_decoded_in_float32_whatever_the_precision():
+    anchors = torch.tensor([[300.3, 200.7, 401.1, 333.3]])
+    deltas = torch.zeros(1, 4, dtype=torch.bfloat16)
+    decoded = Float32Coder(weights=(1.0, 1.0, 1.0, 1.0)).decode(deltas, [anchors])
+    torch.testing.assert_close(decoded[:, 0], anchors, rtol=0, atol=1e-4)
