@@ -5,15 +5,9 @@ section, `load_detector` from a trained model's own folder. Pictures come alread
 in 0..1.
 """
 
-import re
-from functools import partial
 from pathlib import Path
 
-import timm
-import torch
 from pydantic import ValidationError
-from timm.data import IMAGENET_DEFAULT_STD
-from timm.layers import BatchNormAct2d, GroupNormAct, create_attn, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -22,18 +16,19 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from bbox_sub.body import build_body, preprocessing
 from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
 from shared.config import Detector
 from shared.errors import UserError
-from shared.weights import fill_backbone, load_weights, read_description
+from shared.weights import load_weights, read_description
 
-INFERENCE_KEYS = {"proposals", "detections", "nms_iou"}  # of the section `detector`: what inference may choose
+INFERENCE_KEYS = {
+    "engine",
+    "proposals",
+    "detections",
+    "nms_iou",
+}  # of the section `detector`: what inference may choose
 BOX_POOL = 7  # RoIAlign's output side
-NORMS = {  # groups of 16 channels: all VoVNets' widths are multiples
-    "batch": BatchNormAct2d,
-    "frozen": BatchNormAct2d,  # and frozen when its weights are in
-    "group": partial(GroupNormAct, group_size=16),
-}
 
 
 class VoVNetPyramid(nn.Module):
@@ -63,28 +58,22 @@ class NormaliseAndPad(GeneralizedRCNNTransform):
         return image, target
 
 
-def build_detector(config: Detector, *, load_pretrained: bool, proposals_sampled: int = 512) -> GeneralizedRCNN:
+def build_detector(
+    config: Detector, *, load_pretrained: bool, proposals_sampled: int = 512, least_score: float = 0.05
+) -> GeneralizedRCNN:
     """The detector of the config; label 0 is background, label k is categories[k - 1].
 
     `proposals_sampled` per picture serve the box head's loss. Weights are drawn as detectron2 draws them, but the body's,
     which are timm's. Raises UserError for an unknown backbone and for
     weights that do not fit.
     """
-    if not re.match(r"(ese_)?vovnet", config.backbone) or not timm.is_model(config.backbone):
-        raise UserError(
-            f"detector.backbone: expected a VoVNet that timm has ({', '.join(timm.list_models('*vovnet*'))}), found {config.backbone!r}."
+    if config.engine == "detectron2":
+        from bbox_sub.detectron2_engine import build_detectron2
+
+        return build_detectron2(
+            config, build_body(config, load_pretrained), proposals_sampled=proposals_sampled, least_score=least_score
         )
-    try:
-        body = timm.create_model(config.backbone, num_classes=0, global_pool="", norm_layer=NORMS[config.norm])
-    except RuntimeError as error:  # the name is known, the tag after its dot is not
-        raise UserError(f"detector.backbone: {config.backbone!r}: {error}") from None
-    body.head = nn.Identity()
-    if config.ese_in_every_block:
-        _add_ese(body)
-    if load_pretrained:
-        fill_backbone(body, config.backbone, config.pretrained, "detector.pretrained", from_detectron2_names)
-    if config.norm == "frozen":
-        body = freeze_batch_norm_2d(body)
+    body = build_body(config, load_pretrained)
     channels = config.pyramid_channels
     anchors = Anchors(config.anchor_sizes, config.anchor_ratios)
     proposals = Proposals(
@@ -107,13 +96,13 @@ def build_detector(config: Detector, *, load_pretrained: bool, proposals_sampled
         batch_size_per_image=proposals_sampled,
         positive_fraction=0.25,
         bbox_reg_weights=None,
-        score_thresh=0.05,
+        score_thresh=least_score,
         nms_thresh=config.nms_iou,
         detections_per_img=config.detections,
     )
     _draw_heads(heads)
-    mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
-    transform = NormaliseAndPad(min_size=0, max_size=0, image_mean=list(mean), image_std=list(std))
+    pixels = preprocessing(config)
+    transform = NormaliseAndPad(min_size=0, max_size=0, image_mean=pixels["mean"], image_std=pixels["std"])
     return GeneralizedRCNN(VoVNetPyramid(body, channels), proposals, heads, transform)
 
 
@@ -140,42 +129,6 @@ def load_detector(folder: Path, *, least_score: float, **chosen: float) -> tuple
         raise UserError(
             f"{folder}/model.json: not a detector that this version knows ({error}). Train again."
         ) from None
-    model = build_detector(config, load_pretrained=False)
+    model = build_detector(config, load_pretrained=False, least_score=least_score)
     load_weights(folder, model)
-    model.roi_heads.score_thresh = least_score
     return model.eval(), config
-
-
-def from_detectron2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A detectron2 VoVNet's state dict under timm's names, for our input; any other state dict as it is.
-
-    stage3.OSA3_2.layers.4.OSA3_2_4/conv.weight -> stages.1.blocks.1.conv_mid.4.conv.weight. Those networks take BGR of
-    0..255 with ImageNet's mean subtracted, ours take RGB of 0..1 that is also divided by its deviation: the first
-    convolution's weights take up the difference, so that the features are the same.
-    """
-    if not any("/conv." in name for name in state):
-        return state
-    renamed = {}
-    for name, value in state.items():
-        name = name.removeprefix("backbone.").removeprefix("bottom_up.")
-        name = name.replace("/norm.", "/bn.")
-        if match := re.fullmatch(r"stem\.stem_(\d)/(.+)", name):
-            if name == "stem.stem_1/conv.weight":
-                value = value[:, [2, 1, 0]] * (255 * torch.tensor(IMAGENET_DEFAULT_STD)).view(1, 3, 1, 1)
-            renamed[f"stem.{int(match[1]) - 1}.{match[2]}"] = value
-        elif match := re.fullmatch(r"stage(\d)\.OSA\d_(\d+)\.(?:layers\.(\d+)|(concat))\.[^/]+/(.+)", name):
-            inner = f"conv_mid.{match[3]}" if match[3] else "conv_concat"
-            renamed[f"stages.{int(match[1]) - 2}.blocks.{int(match[2]) - 1}.{inner}.{match[5]}"] = value
-        elif match := re.fullmatch(r"stage(\d)\.OSA\d_(\d+)\.ese\.(fc\..+)", name):
-            renamed[f"stages.{int(match[1]) - 2}.blocks.{int(match[2]) - 1}.attn.{match[3]}"] = value
-        else:
-            renamed[name] = value
-    return renamed
-
-
-def _add_ese(body: nn.Module) -> None:
-    """eSE on the blocks that lack it: the detectron2 VoVNets have it in every block, timm's in a stage's last."""
-    for stage in body.stages:
-        for block in stage.blocks:
-            if block.attn is None:
-                block.attn = create_attn("ese", block.conv_concat.conv.out_channels)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from torch.utils.data import DataLoader
 
+from bbox_sub.body import preprocessing
 from bbox_sub.detector import build_detector
 from bbox_sub.evaluate import evaluate_detector
 from bbox_sub.targets import DetectorBatches, count_boxes, labelled_pictures
@@ -155,9 +156,7 @@ def train_detector(
                         "architecture": config.detector.model_dump(),
                         "metrics": metrics,
                         "epoch": epoch,
-                        "mean": judged.transform.image_mean,
-                        "std": judged.transform.image_std,
-                        "order": "RGB, 0..1, normalised inside the model",
+                        **preprocessing(config.detector),
                     }
                     save_weights(folder, judged, description)
             if (step + 1) % settings.checkpoint_every == 0 and not last:

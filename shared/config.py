@@ -52,6 +52,7 @@ class Data(Section):
 class Detector(Section):
     """The network of stage 1; all that is needed to build it (it is saved in model.json)."""
 
+    engine: Literal["torchvision", "detectron2"]  # whose heads train and infer; the weights are the same files
     backbone: str  # a timm VoVNet
     ese_in_every_block: bool  # as in the detectron2 VoVNets; timm has it in the last block of a stage
     pretrained: bool | str  # true: timm's weights by name; a path: a file; false: none

@@ -6,7 +6,8 @@ import timm
 import torch
 
 from bbox_sub.detect import detect_boxes
-from bbox_sub.detector import build_detector, from_detectron2_names, load_detector
+from bbox_sub.detector import build_detector, load_detector
+from bbox_sub.detectron2_names import vovnet_name
 from shared.config import Detector
 from shared.errors import UserError
 from shared.weights import save_weights
@@ -134,65 +135,11 @@ def test_an_unknown_tag_is_refused(config):
         build(changed(config, backbone="ese_vovnet19b_dw.none"))
 
 
-NAMES = {  # detectron2's VoVNet -> timm's, by hand
-    "stem.stem_2/conv.weight": "stem.1.conv.weight",
-    "stem.stem_3/norm.running_var": "stem.2.bn.running_var",
-    "stage2.OSA2_1.layers.0.OSA2_1_0/conv.weight": "stages.0.blocks.0.conv_mid.0.conv.weight",
-    "stage2.OSA2_1.concat.OSA2_1_concat/norm.bias": "stages.0.blocks.0.conv_concat.bn.bias",
-    "stage2.OSA2_1.ese.fc.weight": "stages.0.blocks.0.attn.fc.weight",
-    "stage3.OSA3_2.layers.4.OSA3_2_4/conv.weight": "stages.1.blocks.1.conv_mid.4.conv.weight",
-    "stage4.OSA4_9.layers.3.OSA4_9_3/norm.weight": "stages.2.blocks.8.conv_mid.3.bn.weight",
-    "stage5.OSA5_10.concat.OSA5_10_concat/conv.weight": "stages.3.blocks.9.conv_concat.conv.weight",
-    "stage5.OSA5_3.ese.fc.bias": "stages.3.blocks.2.attn.fc.bias",
-}
-
-
-@pytest.mark.parametrize("prefix", ["", "bottom_up.", "backbone.bottom_up."])
-def test_detectron2_names_by_hand(prefix):
-    state = {prefix + name: torch.full((1,), float(k)) for k, name in enumerate(NAMES)}
-    assert {name: value.item() for name, value in from_detectron2_names(state).items()} == {
-        name: float(k) for k, name in enumerate(NAMES.values())
-    }
-
-
-def test_the_first_convolution_of_a_detectron2_network_gives_the_same_on_our_input():
-    rgb = torch.randint(0, 256, (1, 3, 9, 9)).float()
-    weight = torch.randn(4, 3, 3, 3)
-    mean_bgr = torch.tensor([103.53, 116.28, 123.675]).view(1, 3, 1, 1)  # detectron2's PIXEL_MEAN; its PIXEL_STD is 1
-    theirs = torch.nn.functional.conv2d(rgb.flip(1) - mean_bgr, weight)
-    mean_rgb, std_rgb = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
-    ours = from_detectron2_names({"stem.stem_1/conv.weight": weight})["stem.0.conv.weight"]
-    torch.testing.assert_close(
-        torch.nn.functional.conv2d((rgb / 255 - mean_rgb) / std_rgb, ours), theirs, rtol=1e-4, atol=1e-2
-    )
-
-
-def test_timm_names_stay():
-    state = {name: torch.ones(1) for name in NAMES.values()}
-    assert from_detectron2_names(state) == state
-
-
-def detectron2_name(name):
-    """What detectron2's VoVNet calls a weight of timm's, written from its own naming rule."""
-    place, *rest = name.split(".")
-    kind = {"conv": "conv", "bn": "norm"}.get(rest[-2])
-    if place == "stem":
-        return f"stem.stem_{int(rest[0]) + 1}/{kind}.{rest[-1]}"
-    stage, block = int(rest[0]) + 2, int(rest[2]) + 1
-    within = f"stage{stage}.OSA{stage}_{block}"
-    if rest[3] == "attn":
-        return f"{within}.ese.fc.{rest[-1]}"
-    inner = "concat" if rest[3] == "conv_concat" else rest[4]
-    return (
-        f"{within}.{'concat' if inner == 'concat' else f'layers.{inner}'}.OSA{stage}_{block}_{inner}/{kind}.{rest[-1]}"
-    )
-
-
-def test_a_detectron2_checkpoint_loads_wholly(config, tmp_path):
+def test_a_detectron2_backbone_loads_wholly(config, tmp_path):
     torch.manual_seed(1)
     source = timm.create_model("ese_vovnet19b_slim", num_classes=0, global_pool="").state_dict()
     source = {name: torch.rand_like(value) if value.is_floating_point() else value for name, value in source.items()}
-    theirs = {detectron2_name(name): value for name, value in source.items() if "num_batches_tracked" not in name}
+    theirs = {vovnet_name(name): value for name, value in source.items() if "num_batches_tracked" not in name}
     assert "stage5.OSA5_1.layers.2.OSA5_1_2/norm.running_mean" in theirs
     theirs["classifier.weight"] = torch.rand(1000, 512)  # of the ImageNet training
     torch.save({"model": theirs}, tmp_path / "theirs.pth")
