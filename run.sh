@@ -21,6 +21,8 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   infer    match items and videos:          infer --data DIR --work DIR > result.json
   score    judge a result by annotations:   score --data DIR --result FILE
   report   write a page to look at:         report --data DIR --work DIR
+  import-weights  detectron2's detector:    import-weights FILE --config FILE --out work/weights/detector
+  export-weights  the same the other way:   export-weights --weights work/weights --out FILE.pth
   demo     all of the above on a drawn set: demo [--work DIR]
   test     run the tests:                   test [pytest options]
   bench    run a benchmark:                 bench [NAME]
@@ -47,6 +49,8 @@ help_of() {
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "$common_options" ;;
         score) echo "usage: bash run.sh score --data DIR --result FILE [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score as JSON, by kind of item where items.json tells kinds." ;;
         report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture also writes a PNG of the nearest matches." ;;
+        import-weights) echo "usage: bash run.sh import-weights FILE --out DIR [--config FILE] [section.key=value ...]"; echo "Makes the detector's folder DIR of a detectron2 checkpoint (.pth, .pkl, .safetensors): a VoVNet alone or a whole detector." ;;
+        export-weights) echo "usage: bash run.sh export-weights --out FILE.pth [--weights DIR]"; echo "Writes the detector of DIR (default: work/weights) as a detectron2 checkpoint." ;;
         demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
         test) echo "usage: bash run.sh test [pytest options]"; echo "Runs the tests." ;;
         bench) echo "usage: bash run.sh bench [NAME] [options]"; echo "Runs benchmarks/NAME.py; without a name lists them." ;;
@@ -153,7 +157,7 @@ demo() {
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|train|infer|score|report|demo|test|bench) ;;
+    setup|sample|check|train|infer|score|report|import-weights|export-weights|demo|test|bench) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac
@@ -170,6 +174,8 @@ case "$verb" in
     sample) "$python" -m sample "$@" ;;
     check) "$python" -m shared.check "$@" ;;
     report) "$python" -m metric_sub.report "$@" ;;
+    import-weights) "$python" -m bbox_sub.import_weights "$@" ;;
+    export-weights) "$python" -m bbox_sub.export_weights "$@" ;;
     test) cd "$root" && "$python" -m pytest "$@" ;;
     bench) "$python" -m benchmarks "$@" ;;
     *) "$verb" "$@" ;;

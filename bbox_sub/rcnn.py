@@ -147,7 +147,7 @@ class BoxHeads(RoIHeads):
         class_logits (N, K + 1) with the background first, box_regression (N, 4 (K + 1)), both in the order of `proposals`.
         """
         n_boxes = [len(each) for each in proposals]
-        boxes = self.box_coder.decode(box_regression, proposals)[:, 1:]  # (N, K, 4)
+        boxes = self.box_coder.decode(box_regression, proposals).reshape(*class_logits.shape, 4)[:, 1:]  # (N, K, 4)
         scores = class_logits.float().softmax(dim=1)[:, 1:]  # (N, K)
         chosen = [
             self._choose(*of_picture)

@@ -151,6 +151,11 @@ def test_a_score_that_equals_the_least_is_left_out_and_the_count_is_kept_to():
     assert found == [pytest.approx([0.875, 0.75]), pytest.approx([0.875])]
 
 
+def test_no_proposal_gives_no_detection():
+    found = heads_module().postprocess_detections(torch.zeros(0, 3), torch.zeros(0, 12), [torch.zeros(0, 4)], [(20, 60)])
+    assert [each[0].shape for each in found] == [(0, 4), (0,), (0,)]
+
+
 def test_boxes_are_decoded_in_float32_whatever_the_precision():
     anchors = torch.tensor([[300.3, 200.7, 401.1, 333.3]])
     deltas = torch.zeros(1, 4, dtype=torch.bfloat16)
