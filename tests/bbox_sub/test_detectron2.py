@@ -132,7 +132,7 @@ def test_either_engine_reads_what_the_other_wrote(tiny_config, tmp_path):
     section = changed(
         tiny_config, backbone="ese_vovnet19b_slim", categories=["a", "b"], proposals=300, detections=50
     ).detector
-    image = torch.rand(3, 96, 128)
+    image = resize_picture(pictures_of_many_sizes(1)[0], (96, 128)).float() / 255
     for writer, engine in ((ours, "detectron2"), (theirs, "torchvision")):
         save_weights(tmp_path / engine, writer, {"architecture": section.model_dump()})
         reader, _ = load_detector(tmp_path / engine, least_score=0.05, engine=engine)
@@ -169,7 +169,7 @@ def test_a_detector_saved_by_detectron2_comes_in(tiny_config, tmp_path):
     filled, drawn, left = import_weights(tmp_path / "theirs.pth", config, tmp_path / "detector")
     assert not drawn and not left
     reader, _ = load_detector(tmp_path / "detector", least_score=0.05)
-    image = torch.randint(0, 256, (3, 128, 160)).float()
+    image = resize_picture(pictures_of_many_sizes(1)[0], (128, 160)).float()
     with torch.inference_mode():
         (expected,) = network.eval().inference([{"image": image.flip(0)}], do_postprocess=False)
         expected = {"boxes": expected.pred_boxes.tensor, "scores": expected.scores, "labels": expected.pred_classes + 1}

@@ -152,7 +152,9 @@ def test_a_score_that_equals_the_least_is_left_out_and_the_count_is_kept_to():
 
 
 def test_no_proposal_gives_no_detection():
-    found = heads_module().postprocess_detections(torch.zeros(0, 3), torch.zeros(0, 12), [torch.zeros(0, 4)], [(20, 60)])
+    found = heads_module().postprocess_detections(
+        torch.zeros(0, 3), torch.zeros(0, 12), [torch.zeros(0, 4)], [(20, 60)]
+    )
     assert [each[0].shape for each in found] == [(0, 4), (0,), (0,)]
 
 
