@@ -10,12 +10,15 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from bbox_sub.resize import resize_picture, resized_size
-from shared.boxes import clip_boxes
+from shared.boxes import box_areas, clip_boxes
 from shared.config import Config
 from shared.errors import UserError
 from shared.frames import read_picture
 
 log = logging.getLogger("detector")
+
+GREY = 114  # of the canvas around a picture that was made smaller
+KEPT = 0.3  # share of a box's area that must stay inside, else what is seen of it says too little
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,28 @@ def fit_boxes(boxes_xyxy: np.ndarray, labels: np.ndarray, width: int, height: in
     return boxes[keep], labels[keep]
 
 
+def place_on_canvas(
+    image: torch.Tensor, boxes_xyxy: np.ndarray, labels: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator
+) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """The second half of scale jitter (Ghiasi et al. 2021): a random window of a larger picture, or a smaller one somewhere on grey.
+
+    image (3, h, w) uint8 becomes (3, *size_hw). Boxes move along and are clipped; those that keep less than KEPT of their
+    area are left out, with their labels.
+    """
+    offsets = [
+        int(rng.integers(min(0, new - old), max(0, new - old) + 1))
+        for old, new in zip(image.shape[1:], size_hw, strict=True)
+    ]
+    canvas = torch.full((3, *size_hw), GREY, dtype=torch.uint8)
+    (top, left), (height, width) = offsets, image.shape[1:]
+    inner = canvas[:, max(0, top) : top + height, max(0, left) : left + width]
+    inner.copy_(image[:, max(0, -top) :, max(0, -left) :][:, : inner.shape[1], : inner.shape[2]])
+    moved = boxes_xyxy + np.float32([left, top, left, top])
+    clipped = clip_boxes(moved, size_hw[1], size_hw[0])
+    keep = box_areas(clipped) >= KEPT * box_areas(moved)
+    return canvas, clipped[keep], labels[keep]
+
+
 class DetectorBatches(TorchDataset):
     """Item k is the whole batch of step k: (images, targets) as torchvision's detectors take them.
 
@@ -105,8 +130,11 @@ class DetectorBatches(TorchDataset):
         height, width = image_rgb.shape[:2]
         boxes, labels = fit_boxes(labelled.boxes_xyxy, labelled.labels, width, height)
         size_hw = resized_size(height, width, short_side, self._train.max_side)
-        image = resize_picture(image_rgb, size_hw)  # (3, h, w) uint8
-        boxes = boxes * np.tile(np.float32([size_hw[1] / width, size_hw[0] / height]), 2)
+        zoom = float(np.exp(rng.uniform(-1, 1) * np.log(self._train.zoom)))
+        zoomed_hw = tuple(max(1, round(side * zoom)) for side in size_hw)
+        image = resize_picture(image_rgb, zoomed_hw)  # (3, h, w) uint8
+        boxes = boxes * np.tile(np.float32([zoomed_hw[1] / width, zoomed_hw[0] / height]), 2)
+        image, boxes, labels = place_on_canvas(image, boxes, labels, size_hw, rng)
         if rng.random() < self._train.flip:
             image = image.flip(-1)
             boxes = np.stack([size_hw[1] - boxes[:, 2], boxes[:, 1], size_hw[1] - boxes[:, 0], boxes[:, 3]], axis=1)

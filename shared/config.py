@@ -93,6 +93,7 @@ class DetectorTrain(Section):
     weight_decay: NotNegative
     warmup_iterations: Index
     clip_gradient: NotNegative  # the largest norm; 0: no clipping
+    zoom: Annotated[float, Field(ge=1)]  # pictures are zoomed by 1 / zoom to zoom at random, in their frame; 1: not
     flip: Share
     colour_jitter: Share
     ema: Share  # weight of the past in the average of weights; 0: none

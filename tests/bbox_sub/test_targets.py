@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bbox_sub.targets import DetectorBatches, LabelledPicture, fit_boxes, labelled_pictures
+from bbox_sub.targets import GREY, DetectorBatches, LabelledPicture, fit_boxes, labelled_pictures, place_on_canvas
 from shared.config import Config
 from shared.errors import UserError
 from shared.frames import write_jpeg
@@ -89,7 +91,7 @@ def drawn(tmp_path):
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_boxes_lie_on_what_they_mark(drawn, tiny_config, flip):
-    batches = DetectorBatches(drawn, changed(tiny_config, flip=flip, colour_jitter=0.0, batch_size=5))
+    batches = DetectorBatches(drawn, changed(tiny_config, flip=flip, colour_jitter=0.0, zoom=1.0, batch_size=5))
     seen = 0
     for step in range(2):
         for image, target in zip(*batches[step], strict=True):
@@ -103,6 +105,52 @@ def test_boxes_lie_on_what_they_mark(drawn, tiny_config, flip):
             bright = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert np.abs(target["boxes"][0].numpy() - bright).max() <= 1.5
     assert seen == 9
+
+
+@settings(max_examples=60)
+@given(st.tuples(*[st.integers(4, 40)] * 4), st.integers(0, 10**6))
+def test_a_canvas_shows_a_window_of_the_picture_or_all_of_it(sizes, seed):
+    """Each pixel carries its own place, so that the canvas tells which pixel of the picture stands where."""
+    rng = np.random.default_rng(seed)
+    (height, width), size_hw = sizes[:2], sizes[2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.stack([y, x, torch.full_like(y, 255)]).to(torch.uint8)
+    corners = rng.uniform(0, 1, (3, 2)) * (width - 2, height - 2)
+    boxes = np.concatenate([corners, corners + 2], axis=1).astype(np.float32)
+    canvas, placed, labels = place_on_canvas(image, boxes, np.array([1, 2, 3]), size_hw, rng)
+    shown = canvas[2] == 255
+    assert canvas.shape == (3, *size_hw) and bool((canvas[:, ~shown] == GREY).all())
+    rows, columns = np.nonzero(shown.numpy())
+    top, left = rows[0] - int(canvas[0][shown][0]), columns[0] - int(canvas[1][shown][0])
+    assert (canvas[0][shown].numpy() == rows - top).all() and (canvas[1][shown].numpy() == columns - left).all()
+    assert len(rows) == min(height, size_hw[0]) * min(width, size_hw[1])  # nothing is lost that has room
+    for box, label in zip(boxes, (1, 2, 3), strict=True):
+        moved = box + (left, top, left, top)
+        inside = np.clip(moved, 0, np.tile(size_hw[::-1], 2))
+        share = max(0, inside[2] - inside[0]) * max(0, inside[3] - inside[1]) / 4
+        assert (label in labels) == (share >= 0.3) or abs(share - 0.3) < 1e-4
+        if label in labels:
+            assert placed[labels.tolist().index(label)] == pytest.approx(inside, abs=1e-4)
+
+
+def test_zoom_changes_sizes_within_its_factor(drawn, tiny_config):
+    one = [picture for picture in drawn if len(picture.labels)][:1]
+    sides = {}
+    for zoom in (1.0, 2.0):
+        batches = DetectorBatches(
+            one,
+            changed(
+                tiny_config,
+                zoom=zoom,
+                flip=0.0,
+                batch_size=4,
+                phases=[{"iterations": 8, "short_sides": [64], "learning_rate": 0.1}],
+            ),
+        )
+        targets = [target["boxes"] for step in range(8) for target in batches[step][1]]
+        sides[zoom] = np.array([(boxes[0, 3] - boxes[0, 1]).item() for boxes in targets if len(boxes)])
+    assert np.ptp(sides[1.0]) < 0.01
+    assert sides[2.0].min() < 0.75 * sides[1.0][0] and 1.3 * sides[1.0][0] < sides[2.0].max() < 2.05 * sides[1.0][0]
 
 
 def test_mirroring_is_mirroring(drawn, tiny_config):
