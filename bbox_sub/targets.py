@@ -71,8 +71,8 @@ class DetectorBatches(TorchDataset):
 
     A batch depends on the seed and k alone, and each of its pictures on its place in it, whatever ran before and however
     many processes share it: that makes an interrupted run go on exactly. Pictures come epoch after epoch, each once, in an
-    order drawn for the epoch; a batch may end one epoch and begin the next. Raises UserError where a phase's batch cannot
-    be shared evenly.
+    order drawn for the epoch; a batch may end one epoch and begin the next.
+    Each process has an equal share: batch sizes are multiples of the number of processes.
     """
 
     def __init__(self, pictures: list[LabelledPicture], config: Config, process: int = 0, n_processes: int = 1):
@@ -82,12 +82,6 @@ class DetectorBatches(TorchDataset):
         self._places = slice(process, None, n_processes)
         self._phases = [phase for phase in self._train.phases for _ in range(phase.iterations)]  # by step
         self._first = np.cumsum([0, *(phase.batch_size for phase in self._phases)])  # pictures shown before a step
-        for number, phase in enumerate(self._train.phases):
-            if phase.batch_size % n_processes:
-                raise UserError(
-                    f"detector_train.phases.{number}.batch_size: expected a multiple of {n_processes}, the number of "
-                    f"processes, found {phase.batch_size}. Change it, or start another number of processes."
-                )
         jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05)
         self._colour = v2.RandomApply([jitter], p=self._train.colour_jitter)
 

@@ -11,6 +11,7 @@ import logging
 import math
 from pathlib import Path
 
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, send_to_device, set_seed
@@ -51,21 +52,24 @@ RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}  # how a run is c
 
 
 def main(argv: list[str] | None = None) -> None:
-    with several_processes(), contextlib.ExitStack() as held:
+    with several_processes() as processes, contextlib.ExitStack() as held:
         options = from_main(lambda: parse_options("Train the detector (stage 1).", argv))
         config = from_main(lambda: config_of(options))
         use_threads(config.threads)
-        prepared = from_main(lambda: prepare(options, config, held))
+        prepared = from_main(lambda: prepare(options, config, processes.num_processes, held))
         if prepared:
             train_detector(config, *prepared, options.weights / "detector", options.fresh)
 
 
-def prepare(options: argparse.Namespace, config: Config, held: contextlib.ExitStack) -> tuple | None:
+def prepare(
+    options: argparse.Namespace, config: Config, n_processes: int, held: contextlib.ExitStack
+) -> tuple[list[LabelledPicture], list[LabelledPicture], dict[str, int], dict] | None:
     """The pictures to train on, those to validate on, their counts, and what the training depends on; None where it is done.
 
     Takes the work folder's lock into `held`, cuts out the labelled frames. Raises UserError for what cannot be trained.
     """
     check_precision(config.detector_train.precision, "detector_train.precision")
+    check_batch_sizes(config.detector_train, n_processes)
     starts = start_weights(config)
     held.enter_context(locked(options.work))
     used, parts = training_data(options, config, config.detector_train.parts)
@@ -92,10 +96,20 @@ def prepare(options: argparse.Namespace, config: Config, held: contextlib.ExitSt
     return *sides, count_boxes(sides[0], config.data.max_pixels), depends
 
 
-def pictures_of(part: Dataset, cut, config: Config) -> list[LabelledPicture]:
+def pictures_of(part: Dataset, cut: pd.DataFrame, config: Config) -> list[LabelledPicture]:
     """The labelled pictures of one side of the data; `cut` is the table of all, from `extract_labelled_frames`."""
     rows = cut[cut.media_id.isin(part.media.media_id)]
     return labelled_pictures(rows, part.labels, config.detector.categories, config.data.label_aliases)
+
+
+def check_batch_sizes(settings: DetectorTrain, n_processes: int) -> None:
+    """Raises UserError where a phase's batch cannot be shared evenly."""
+    for number, phase in enumerate(settings.phases):
+        if phase.batch_size % n_processes:
+            raise UserError(
+                f"detector_train.phases.{number}.batch_size: expected a multiple of {n_processes}, the number of "
+                f"processes, found {phase.batch_size}. Change it, or start another number of processes."
+            )
 
 
 def start_folder(start: str) -> Path | None:

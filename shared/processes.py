@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from shared.cli import run_entry
 from shared.errors import UserError
 
 Made = TypeVar("Made")
@@ -28,6 +29,10 @@ PATIENCE = datetime.timedelta(days=7)  # processes wait while the main one cuts 
 def main(argv: list[str] | None = None) -> None:
     """Starts the processes. Exits with 1 where one of them fails: what was wrong, that process has said."""
     n_processes, module, *arguments = sys.argv[1:] if argv is None else argv
+    if 0 < torch.cuda.device_count() < int(n_processes):
+        raise UserError(
+            f"PROCESSES: expected {torch.cuda.device_count()} or fewer, a GPU for each, found {n_processes}."
+        )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     options += ["--multi_gpu", f"--num_processes={n_processes}"]  # so is it called on CPUs as well
@@ -35,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         launch_command(launch_command_parser().parse_args([*options, "--module", module, *arguments]))
     except ChildFailedError:
         sys.exit(1)
-    except (KeyboardInterrupt, SignalException):
-        sys.exit(130)
+    except SignalException as signal:
+        raise KeyboardInterrupt from signal
 
 
 @contextlib.contextmanager
@@ -79,4 +84,4 @@ def from_main(make: Callable[[], Made]) -> Made:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -5,6 +5,7 @@ import csv
 import logging
 import math
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -130,10 +131,11 @@ class Checkpoint:
         paths = sorted(self._folder.glob("*.pt"))
         while paths:
             try:
-                state = torch.load(paths[-1], map_location="cpu", weights_only=True)
-                found, parts, step = state["fingerprint"], state["parts"], state["step"]
-            except Exception as error:  # torch.load raises many kinds; each means that the file is not whole
-                log.warning("%s: damaged (%s); going on from the one before", paths.pop(), type(error).__name__)
+                found, step, parts = _read_checkpoint(paths[-1])
+            except Exception as error:  # zipfile and torch.load raise many kinds; each means that the file is not whole
+                log.warning(
+                    "%s: damaged (%s: %s); left out for the one before it", paths.pop(), type(error).__name__, error
+                )
                 continue
             if found != self._fingerprint:
                 log.info("%s: made with another config or data, starts anew", paths[-1])
@@ -157,6 +159,15 @@ class Checkpoint:
 
     def drop(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _read_checkpoint(path: Path) -> tuple[str, int, dict[str, dict]]:
+    """Fingerprint, steps done and the parts' states of a checkpoint. Raises an exception of some kind where it is damaged."""
+    with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+        if damaged := archive.testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state["fingerprint"], state["step"], state["parts"]
 
 
 class Record:
