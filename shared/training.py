@@ -206,7 +206,8 @@ class Record:
         self._writer.flush()
 
     def draw(self, phases: list[int] = ()) -> None:
-        """Writes curves.png: one panel per number, its running mean over the values; a line where each of `phases` begins."""
+        """Writes curves.png: one panel per number, a loss with its running mean; lines at the steps in `phases`, where the
+        second phase and those after it begin."""
         from matplotlib.figure import Figure
 
         self.flush()
@@ -216,13 +217,16 @@ class Record:
             return
         n_columns = min(3, len(names))
         n_rows = math.ceil(len(names) / n_columns)
+        last_step = int(self._rows[-1]["step"])
         figure = Figure(figsize=(4.5 * n_columns, 3 * n_rows), layout="constrained")
         for place, name in enumerate(names, 1):
             points = [(int(row["step"]), float(row[name])) for row in self._rows if row.get(name) not in (None, "")]
             axes = figure.add_subplot(n_rows, n_columns, place, title=name, xlabel="step")
             _draw_curve(axes, *np.array(points).T, jumps="loss" in name)
-            for step in phases:
+            for number, step in enumerate(phases, 2):
                 axes.axvline(step, color="grey", linestyle="--", linewidth=0.8)
+                axes.annotate(f" phase {number}", (step, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7)
+            axes.set_xlim(0, max(1, last_step))
             axes.grid(alpha=0.3)
         write_whole(self._path.with_name("curves.png"), lambda beside: figure.savefig(beside, dpi=110, format="png"))
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import bbox_sub.train
 from shared.config import Config, dump_config
+from shared.errors import UserError
 from shared.work import locked
 from tests.conftest import PROJECT
 
@@ -97,5 +98,18 @@ def test_a_number_of_processes_that_is_none_is_refused(number, monkeypatch):
 
 def test_a_batch_that_cannot_be_shared_is_refused(tiny_config):
     bbox_sub.train.check_batch_sizes(tiny_config.detector_train, 2)
-    with pytest.raises(bbox_sub.train.UserError, match=r"phases\.0\.batch_size: expected a multiple of 3.*found 2"):
+    with pytest.raises(UserError, match=r"phases\.0\.batch_size: expected a multiple of 3.*found 2"):
         bbox_sub.train.check_batch_sizes(tiny_config.detector_train, 3)
+
+
+def test_batch_norms_in_several_processes_are_told(tiny_config, caplog):
+    network = bbox_sub.train.training_network(tiny_config)
+    bbox_sub.train.warn_of_batch_norm(network, 1)
+    assert not caplog.text
+    bbox_sub.train.warn_of_batch_norm(network, 2)
+    assert "batch norms in 2 processes: each normalises by its own share" in caplog.text
+    caplog.clear()
+    frozen = tiny_config.detector.model_copy(update={"freeze_batch_norm": True})
+    network = bbox_sub.train.training_network(tiny_config.model_copy(update={"detector": frozen}))
+    bbox_sub.train.warn_of_batch_norm(network, 2)
+    assert not caplog.text
