@@ -45,7 +45,7 @@ help_of() {
         setup) echo "usage: bash run.sh setup"; echo "Makes .venv beside run.sh and installs requirements.lock, unless that is done. PYTHON names the interpreter (default: python3, 3.11 or newer)." ;;
         sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 1]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
         check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is." ;;
-        train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options" ;;
+        train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options"; echo "PROCESSES=N trains the detector in N processes, each on a GPU of its own or all on the CPU; they share every batch." ;;
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "$common_options" ;;
         score) echo "usage: bash run.sh score --data DIR --result FILE [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score as JSON, by kind of item where items.json tells kinds." ;;
         report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture also writes a PNG of the nearest matches." ;;
@@ -83,17 +83,22 @@ option() {  # option NAME DEFAULT ARGS...: the value of --NAME in ARGS, else DEF
 }
 
 stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in its container; nothing on stdout
-    local package="$1" verb="$2"
+    local package="$1" verb="$2" module
     shift 2
+    module=(-m "$package.$verb")
+    if [ "$package.$verb" = bbox_sub.train ] && [ "${PROCESSES:-1}" != 1 ]; then
+        [[ "$PROCESSES" =~ ^[1-9][0-9]*$ ]] || { echo "error: PROCESSES: expected a number from 1, found '$PROCESSES'" >&2; exit 2; }
+        module=(-m shared.processes "$PROCESSES" "$package.$verb")
+    fi
     case "${RUNNER:-local}" in
-        local) "$python" -m "$package.$verb" "$@" >&2 ;;
-        docker) in_container "$package" "$verb" "$@" >&2 ;;
+        local) "$python" "${module[@]}" "$@" >&2 ;;
+        docker) in_container "$package" "${module[*]}" "$@" >&2 ;;
         *) echo "error: RUNNER: expected local or docker, found '$RUNNER'" >&2; exit 2 ;;
     esac
 }
 
-in_container() {
-    local package="$1" verb="$2" data work weights config gpus=() mounts=() pass=()
+in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
+    local package="$1" module="$2" data work weights config gpus=() mounts=() pass=()
     shift 2
     data="$(option data data "$@")"
     [ -d "$data" ] || { echo "error: $data: no such folder; --data wants one that holds image/<item>/ and video/" >&2; exit 1; }
@@ -116,7 +121,7 @@ in_container() {
     [ ! -d "$root/$package/pretrained" ] || mounts+=(--volume "$root/$package/pretrained:/app/$package/pretrained:ro")
     docker run --rm --read-only --tmpfs /tmp --ipc host --user "$(id -u):$(id -g)" "${gpus[@]}" \
         --volume "$data:/data:ro" --volume "$work:/work" --volume "$weights:/weights" --volume "$config:/config.yaml:ro" "${mounts[@]}" \
-        "vid2shop-$package" python -m "$package.$verb" --config /config.yaml --data /data --work /work --weights /weights "${pass[@]}"
+        "vid2shop-$package" python $module --config /config.yaml --data /data --work /work --weights /weights "${pass[@]}"
 }
 
 train() {

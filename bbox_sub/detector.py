@@ -54,6 +54,14 @@ class VoVNetPyramid(nn.Module):
 class NormaliseAndPad(GeneralizedRCNNTransform):
     """torchvision's way into the detector without its resizing: pictures come at the size that the network is to see."""
 
+    canvas_hw = (0, 0)  # what training pads to at least: the largest picture of a batch that several processes share
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        if not self.training:
+            return super().batch_images(images, size_divisible)
+        blank = images[0].new_zeros(3, *self.canvas_hw)
+        return super().batch_images([*images, blank], size_divisible)[:-1]  # (B, 3, H, W)
+
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
 

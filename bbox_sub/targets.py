@@ -13,7 +13,8 @@ from bbox_sub.resize import resize_picture, resized_size
 from shared.boxes import box_areas, clip_boxes
 from shared.config import Config
 from shared.errors import UserError
-from shared.frames import read_picture
+from shared.frames import picture_size, read_picture
+from shared.progress import progress_bar
 
 log = logging.getLogger("detector")
 
@@ -90,46 +91,63 @@ def place_on_canvas(
 
 
 class DetectorBatches(TorchDataset):
-    """Item k is the whole batch of step k: (images, targets) as torchvision's detectors take them.
+    """Item k is what one of several processes sees of the batch of step k: (images, targets, canvas_hw), the first two as
+    torchvision's detectors take them, the last the largest height and width of the whole batch.
 
-    A batch depends on the seed and k alone, whatever ran before: that makes an interrupted run go on exactly. An
-    epoch takes every picture at most once, in an order drawn for it; what fills no whole batch is left out.
+    A batch depends on the seed and k alone, and each of its pictures on its place in it, whatever ran before and however
+    many processes share it: that makes an interrupted run go on exactly. Pictures come epoch after epoch, each once, in an
+    order drawn for the epoch; a batch may end one epoch and begin the next.
+    Each process has an equal share: batch sizes are multiples of the number of processes.
     """
 
-    def __init__(self, pictures: list[LabelledPicture], config: Config):
+    def __init__(self, pictures: list[LabelledPicture], config: Config, process: int = 0, n_processes: int = 1):
         self._pictures = pictures
         self._config = config
         self._train = config.detector_train
-        self._short_sides = [phase.short_sides for phase in self._train.phases for _ in range(phase.iterations)]
+        self._places = slice(process, None, n_processes)
+        self._phases = [phase for phase in self._train.phases for _ in range(phase.iterations)]  # by step
+        self._first = np.cumsum([0, *(phase.batch_size for phase in self._phases)])  # pictures shown before a step
         jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05)
         self._colour = v2.RandomApply([jitter], p=self._train.colour_jitter)
 
     def __len__(self) -> int:
-        return len(self._short_sides)
+        return len(self._phases)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, len(self._pictures) // self._train.batch_size)
+    def epochs_before(self, step: int) -> float:
+        """How many times every picture was shown before a step, 0 <= step <= len(self)."""
+        return float(self._first[step] / len(self._pictures))
 
-    def __getitem__(self, step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-        rng = np.random.default_rng([self._config.seed, 1, step])
-        torch.manual_seed(int(rng.integers(2**31)))  # torchvision's transforms draw from torch
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self._config.seed, 0, epoch]).permutation(len(self._pictures))
-        chosen = np.resize(order, max(len(order), self._train.batch_size))[place * self._train.batch_size :][
-            : self._train.batch_size
+    def __getitem__(self, step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], tuple[int, int]]:
+        chosen = self._chosen(step)
+        short_side = int(np.random.default_rng([self._config.seed, 1, step]).choice(self._phases[step].short_sides))
+        sizes_hw = [
+            resized_size(
+                *picture_size(labelled.picture, self._config.data.max_pixels), short_side, self._train.max_side
+            )
+            for labelled in chosen
         ]
-        short_side = int(rng.choice(self._short_sides[step]))
-        samples = [self._sample(self._pictures[k], short_side, rng) for k in chosen]
-        return [image for image, _ in samples], [target for _, target in samples]
+        samples = [
+            self._sample(chosen[place], sizes_hw[place], np.random.default_rng([self._config.seed, 1, step, place]))
+            for place in range(len(chosen))[self._places]
+        ]
+        canvas_hw = max(height for height, _ in sizes_hw), max(width for _, width in sizes_hw)
+        return [image for image, _ in samples], [target for _, target in samples], canvas_hw
+
+    def _chosen(self, step: int) -> list[LabelledPicture]:
+        """The pictures of a step's whole batch."""
+        epochs, places = np.divmod(np.arange(self._first[step], self._first[step + 1]), len(self._pictures))
+        orders = {
+            epoch: np.random.default_rng([self._config.seed, 0, epoch]).permutation(len(self._pictures))
+            for epoch in np.unique(epochs)
+        }
+        return [self._pictures[orders[epoch][place]] for epoch, place in zip(epochs, places, strict=True)]
 
     def _sample(
-        self, labelled: LabelledPicture, short_side: int, rng: np.random.Generator
+        self, labelled: LabelledPicture, size_hw: tuple[int, int], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         image_rgb = read_picture(labelled.picture, self._config.data.max_pixels)
         height, width = image_rgb.shape[:2]
         boxes, labels = fit_boxes(labelled.boxes_xyxy, labelled.labels, width, height)
-        size_hw = resized_size(height, width, short_side, self._train.max_side)
         zoom = float(np.exp(rng.uniform(-1, 1) * np.log(self._train.zoom)))
         zoomed_hw = tuple(max(1, round(side * zoom)) for side in size_hw)
         image = resize_picture(image_rgb, zoomed_hw)  # (3, h, w) uint8
@@ -138,6 +156,7 @@ class DetectorBatches(TorchDataset):
         if rng.random() < self._train.flip:
             image = image.flip(-1)
             boxes = np.stack([size_hw[1] - boxes[:, 2], boxes[:, 1], size_hw[1] - boxes[:, 0], boxes[:, 3]], axis=1)
+        torch.manual_seed(int(rng.integers(2**31)))  # torchvision's transforms draw from torch
         image = self._colour(image).float() / 255
         large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)  # what shrank under a pixel cannot be learnt
         return image, {
@@ -146,8 +165,29 @@ class DetectorBatches(TorchDataset):
         }
 
 
-def count_boxes(pictures: list[LabelledPicture]) -> None:
-    """Logs how many pictures and boxes there are to learn from."""
-    n_boxes = sum(len(picture.labels) for picture in pictures)
-    n_empty = sum(not len(picture.labels) for picture in pictures)
-    log.info("%d pictures, %d boxes, %d pictures without a box", len(pictures), n_boxes, n_empty)
+def count_boxes(pictures: list[LabelledPicture], max_pixels: int) -> dict[str, int]:
+    """What there is to learn from, and what `fit_boxes` does to it: {'pictures', 'pictures_without_boxes', 'boxes',
+    'boxes_clipped', 'boxes_dropped'}. Boxes that are dropped count as boxes, not as clipped.
+
+    Reads the headers of the pictures, not their pixels; logs the counts. Raises UserError for a file that is no picture.
+    """
+    n_clipped = n_dropped = 0
+    with progress_bar(total=len(pictures), title="picture sizes", unit="picture") as bar:
+        for labelled in pictures:
+            height, width = picture_size(labelled.picture, max_pixels)
+            kept, places = fit_boxes(labelled.boxes_xyxy, np.arange(len(labelled.labels)), width, height)
+            n_clipped += int((kept != labelled.boxes_xyxy[places]).any(axis=1).sum())
+            n_dropped += len(labelled.labels) - len(kept)
+            bar.update()
+    counts = {
+        "pictures": len(pictures),
+        "pictures_without_boxes": sum(not len(labelled.labels) for labelled in pictures),
+        "boxes": sum(len(labelled.labels) for labelled in pictures),
+        "boxes_clipped": n_clipped,
+        "boxes_dropped": n_dropped,
+    }
+    log.info(
+        "%d pictures, %d of them without a box; %d boxes, %d clipped to their picture, %d under a pixel and dropped",
+        *counts.values(),
+    )
+    return counts

@@ -1,170 +1,295 @@
-"""Trains the detector: `python -m bbox_sub.train --config C --data D --work W`.
+"""Trains the detector: `python -m bbox_sub.train --config C --data D --work W`, in several processes by accelerate's launcher.
 
 Writes <work>/weights/detector (weights.safetensors, model.json, log.csv, curves.png), best mAP first served. A killed run
 goes on at its last checkpoint; a finished one is reused unless config or data changed.
 """
 
+import argparse
+import contextlib
+import itertools
 import logging
 import math
+from pathlib import Path
 
+import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
-from torch.utils.data import DataLoader
+from accelerate.utils import broadcast, send_to_device, set_seed
+from torch.optim.swa_utils import AveragedModel
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from bbox_sub.body import preprocessing
-from bbox_sub.detector import build_detector
+from bbox_sub.detector import INFERENCE_KEYS, build_detector
 from bbox_sub.evaluate import evaluate_detector
-from bbox_sub.targets import DetectorBatches, count_boxes, labelled_pictures
+from bbox_sub.shares import BatchShares, WholeBatch
+from bbox_sub.targets import DetectorBatches, LabelledPicture, count_boxes, labelled_pictures
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, save_config
-from shared.dataset import content_fingerprint, read_dataset, split_parts, train_and_validation
+from shared.config import Config, DetectorTrain
+from shared.dataset import Dataset, content_fingerprint
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
+from shared.processes import from_main, several_processes
 from shared.progress import progress_bar
-from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
-from shared.weights import save_weights
+from shared.training import (
+    Best,
+    Checkpoint,
+    Record,
+    average_of,
+    batch_loader,
+    begin_anew,
+    check_precision,
+    finished,
+    make_optimizer,
+    mark_finished,
+    training_data,
+    warmup_cosine,
+)
+from shared.weights import PROJECT, load_weights, read_description, refuse_other_architecture, save_weights
 from shared.work import locked
 
 log = logging.getLogger("detector")
 
-RUN_KEYS = {"workers", "checkpoint_every"}  # how a run is carried out, not what comes of it
+RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}  # how a run is carried out, not what comes of it
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse_options("Train the detector (stage 1).", argv)
-    config = config_of(options)
-    use_threads(config.threads)
-    with locked(options.work):
-        dataset = read_dataset(options.data)
-        parts = train_and_validation(
-            dataset, config.detector_train.parts, config.data.validation_parts, config.data.holdout
+    with several_processes() as processes, contextlib.ExitStack() as held:
+        options = from_main(lambda: parse_options("Train the detector (stage 1).", argv))
+        config = from_main(lambda: config_of(options))
+        use_threads(config.threads)
+        prepared = from_main(lambda: prepare(options, config, processes.num_processes, held))
+        if prepared:
+            train_detector(config, *prepared, options.weights / "detector", options.fresh)
+
+
+def prepare(
+    options: argparse.Namespace, config: Config, n_processes: int, held: contextlib.ExitStack
+) -> tuple[list[LabelledPicture], list[LabelledPicture], dict[str, int], dict] | None:
+    """The pictures to train on, those to validate on, their counts, and what the training depends on; None where it is done.
+
+    Takes the work folder's lock into `held`, cuts out the labelled frames. Raises UserError for what cannot be trained.
+    """
+    check_precision(config.detector_train.precision, "detector_train.precision")
+    check_batch_sizes(config.detector_train, n_processes)
+    if n_processes > 1 and config.detector.engine == "detectron2":
+        raise UserError(
+            f"detector.engine: detectron2 trains in one process, found {n_processes}. Use engine torchvision."
         )
-        folder = options.weights / "detector"
-        used = split_parts(dataset, config.training_parts)
-        depends = {
-            "detector": config.detector.model_dump(),
-            "train": config.detector_train.model_dump(exclude=RUN_KEYS),
-            "judged_at": [config.detect.video_short_side, config.detect.max_side],
-            "seed": config.seed,
-            "data": config.data.model_dump(),
-            **content_fingerprint(used),
-        }
-        save_config(options.weights, config)
-        if finished(folder, depends) and not options.fresh:
-            log.info("%s: reused, it was trained with this config on this data", folder)
-            return
-        pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
-        sides = [
-            labelled_pictures(
-                pictures[pictures.media_id.isin(part.media.media_id)],
-                part.labels,
-                config.detector.categories,
-                config.data.label_aliases,
+    starts = start_weights(config)
+    held.enter_context(locked(options.work))
+    used, parts = training_data(options, config, config.detector_train.parts)
+    folder = options.weights / "detector"
+    depends = {
+        "detector": config.detector.model_dump(),
+        "train": config.detector_train.model_dump(exclude=RUN_KEYS),
+        "starts": starts,
+        "judged_at": [config.detect.video_short_side, config.detect.max_side],
+        "seed": config.seed,
+        "data": config.data.model_dump(),
+        **content_fingerprint(used),
+    }
+    if finished(folder, depends) and not options.fresh:
+        log.info("%s: reused, it was trained with this config on this data", folder)
+        return None
+    cut = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
+    sides = [pictures_of(part, cut, config) for part in parts]
+    for pictures, name in zip(sides, ("training", "validation"), strict=True):
+        if not pictures:
+            raise UserError(
+                f"{options.data}: no labelled photo or frame for {name}: expected image_annotation/ and video_annotation/ there."
             )
-            for part in parts
-        ]
-        for pictures_of_side, name in zip(sides, ("training", "validation"), strict=True):
-            if not pictures_of_side:
-                raise UserError(
-                    f"{options.data}: no labelled photo or frame for {name}: expected image_annotation/ and video_annotation/ there."
+    return *sides, count_boxes(sides[0], config.data.max_pixels), depends
+
+
+def pictures_of(part: Dataset, cut: pd.DataFrame, config: Config) -> list[LabelledPicture]:
+    """The labelled pictures of one side of the data; `cut` is the table of all, from `extract_labelled_frames`."""
+    rows = cut[cut.media_id.isin(part.media.media_id)]
+    return labelled_pictures(rows, part.labels, config.detector.categories, config.data.label_aliases)
+
+
+def check_batch_sizes(settings: DetectorTrain, n_processes: int) -> None:
+    """Raises UserError where a phase's batch cannot be shared evenly."""
+    for number, phase in enumerate(settings.phases):
+        if phase.batch_size % n_processes:
+            raise UserError(
+                f"detector_train.phases.{number}.batch_size: expected a multiple of {n_processes}, the number of "
+                f"processes, found {phase.batch_size}. Change it, or start another number of processes."
+            )
+
+
+def start_folder(start: str) -> Path | None:
+    """The model's folder that a phase starts from; None for a start within the run."""
+    if start in ("last", "best"):
+        return None
+    return Path(start) if Path(start).exists() else PROJECT / start
+
+
+def start_weights(config: Config) -> dict[str, str]:
+    """The SHA-256 of the weights that phases start from, by their folder. Raises UserError where one does not fit."""
+    found = {}
+    for number, phase in enumerate(config.detector_train.phases):
+        if folder := start_folder(phase.start):
+            try:
+                description = read_description(folder)
+                refuse_other_architecture(
+                    folder,
+                    description["architecture"],
+                    config.detector.model_dump(),
+                    INFERENCE_KEYS | {"pretrained", "norm"},
                 )
-        train_detector(config, *sides, folder, depends, options.fresh)
+            except UserError as error:
+                raise UserError(
+                    f"detector_train.phases.{number}.start: expected last, best or the folder of a detector like the "
+                    f"config's, found {phase.start!r}: {error}"
+                ) from None
+            found[phase.start] = description["sha256"]
+    return found
 
 
-def train_detector(
-    config: Config, train_pictures: list, validation_pictures: list, folder, depends: dict, fresh: bool
-) -> None:
-    """The training loop. Leaves the finished model in `folder`."""
-    settings = config.detector_train
-    count_boxes(train_pictures)
-    accelerator = Accelerator(mixed_precision=settings.precision)
-    set_seed(config.seed)
-    model = build_detector(
-        config.detector,
-        load_pretrained=True,
-        proposals_sampled=settings.proposals_sampled,
-    )
-    model = model.to(memory_format=torch.channels_last)
-    batches = DetectorBatches(train_pictures, config)
-    rates = [
+def learning_rates(settings: DetectorTrain) -> list[float]:
+    """The learning rate of every step: warm-up and cosine for each phase."""
+    return [
         phase.learning_rate
         * warmup_cosine(step, phase.iterations, min(settings.warmup_iterations, phase.iterations - 1))
         for phase in settings.phases
         for step in range(phase.iterations)
     ]
-    optimizer = make_optimizer(settings.optimizer, model, rates[0], settings.weight_decay, settings.momentum)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    average = average_of(accelerator.unwrap_model(model), settings.ema)
-    checkpoint = Checkpoint(
-        folder, depends, {"model": accelerator.unwrap_model(model), "optimizer": optimizer, "average": average}
+
+
+def training_network(config: Config) -> GeneralizedRCNN:
+    """The detector as it is before the first step."""
+    network = build_detector(
+        config.detector,
+        load_pretrained=True,
+        proposals_sampled=config.detector_train.proposals_sampled,
     )
-    progress = {} if fresh else checkpoint.load()
-    start, best = progress.get("step", 0), progress.get("best", -1.0)
-    record = Record(folder, start)
-    loader = DataLoader(  # not accelerate's: that one would leave our sampler, and so the steps done, aside
-        batches,
-        batch_size=None,
-        sampler=range(start, len(batches)),
-        num_workers=settings.workers,
-        prefetch_factor=2 if settings.workers else None,
+    return network.to(memory_format=torch.channels_last)
+
+
+def warn_of_batch_norm(network: GeneralizedRCNN, n_processes: int) -> None:
+    if n_processes > 1 and any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in network.modules()):
+        log.warning(
+            "batch norms in %d processes: each normalises by its own share of the batch, and the main one's running means are kept",
+            n_processes,
+        )
+
+
+def begin_phase(
+    number: int,
+    settings: DetectorTrain,
+    network: GeneralizedRCNN,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    best: Best,
+) -> None:
+    """Puts the network where the phase starts and makes optimiser and average as new."""
+    phase = settings.phases[number]
+    if folder := start_folder(phase.start):
+        load_weights(folder, network)
+    if phase.start == "best":
+        if best.weights is not None:  # the other processes may hold older ones, or none
+            network.load_state_dict(best.weights)
+        broadcast(network.state_dict())
+    begin_anew(optimizer, average)
+    log.info(
+        "phase %d of %d: %d iterations of %d pictures from the %s weights",
+        number + 1,
+        len(settings.phases),
+        phase.iterations,
+        phase.batch_size,
+        phase.start,
     )
-    evaluate_every = settings.evaluate_every * batches.steps_per_epoch
+
+
+def train_detector(
+    config: Config,
+    train_pictures: list[LabelledPicture],
+    validation_pictures: list[LabelledPicture],
+    counts: dict[str, int],
+    depends: dict,
+    folder: Path,
+    fresh: bool,
+) -> None:
+    """The training loop. Leaves the finished model in `folder`, written by the main process."""
+    settings = config.detector_train
+    accelerator = Accelerator(mixed_precision=settings.precision)
+    set_seed(config.seed)
+    batches = DetectorBatches(train_pictures, config, accelerator.process_index, accelerator.num_processes)
+    rates = learning_rates(settings)
+    phase_begins = list(itertools.accumulate((phase.iterations for phase in settings.phases), initial=0))
+    network = training_network(config)
+    warn_of_batch_norm(network, accelerator.num_processes)
+    shares_of = BatchShares if config.detector.engine == "torchvision" else WholeBatch
+    shares = shares_of(network, accelerator, config.seed)
+    optimizer = make_optimizer(settings.optimizer, network, rates[0], settings.weight_decay, settings.momentum)
+    model, optimizer = accelerator.prepare(network, optimizer)
+    average = average_of(network, settings.ema)
+    best = Best(keeps_weights=any(phase.start == "best" for phase in settings.phases))
+    state = {"model": network, "optimizer": optimizer, "average": average, "scaler": accelerator.scaler, "best": best}
+    checkpoint = Checkpoint(folder, depends, state, settings.keep_checkpoints)
+    start = 0 if fresh else checkpoint.load()
+    record = Record(folder, start) if accelerator.is_main_process else None
     losses: list[float] = []
     with progress_bar(total=len(batches), title="detector", unit="step", done=start) as bar:
-        for step, batch in enumerate(loader, start):
-            images, targets = send_to_device(batch, accelerator.device)
-            torch.manual_seed(config.seed + step)  # torchvision samples proposals at random
+        for step, batch in enumerate(batch_loader(batches, start, settings.workers), start):
+            if step in phase_begins:
+                begin_phase(phase_begins.index(step), settings, network, optimizer, average, best)
+            images, targets, canvas_hw = send_to_device(batch, accelerator.device)
+            shares.begin(step, len(images), canvas_hw)
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = rates[step]
             with accelerator.autocast():
                 parts = model(images, targets)
-            loss = sum(parts.values())
-            accelerator.backward(loss)
+            parts = shares.weigh(parts)
+            accelerator.backward(sum(parts.values()))
             if settings.clip_gradient:
                 accelerator.clip_grad_norm_(model.parameters(), settings.clip_gradient)
             optimizer.step()
             optimizer.zero_grad()
             if average:
-                average.update_parameters(accelerator.unwrap_model(model))
-            losses.append(loss.item())
+                average.update_parameters(network)
+            values = accelerator.reduce(torch.stack([*parts.values()]).detach().float(), "mean").tolist()
+            if not accelerator.is_main_process:
+                continue
+            losses.append(sum(values))
             if not math.isfinite(losses[-1]):
                 raise UserError(
                     f"detector_train.phases: the loss became {losses[-1]} at step {step}. Lower the learning_rate, or raise warmup_iterations."
                 )
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
-            record.note(step, loss=losses[-1], rate=rates[step], **{name: part.item() for name, part in parts.items()})
-            last = step + 1 == len(batches)
-            if (step + 1) % evaluate_every == 0 or last:
-                judged = average.module if average else accelerator.unwrap_model(model)
+            record.note(step, loss=losses[-1], rate=rates[step], **dict(zip(parts, values, strict=True)))
+            done = step + 1
+            epoch, epoch_before = batches.epochs_before(done), batches.epochs_before(step)
+            if epoch // settings.evaluate_every > epoch_before // settings.evaluate_every or done in phase_begins:
+                judged = average.module if average else network
                 metrics = evaluate_detector(judged, validation_pictures, config)
-                epoch = (step + 1) / batches.steps_per_epoch
-                epoch_losses = losses[-evaluate_every:]
-                log.info(
-                    "epoch %.1f: loss %.3f, mAP %.3f, AP50 %.3f, AR %.3f",
-                    epoch,
-                    sum(epoch_losses) / len(epoch_losses),
-                    *metrics.values(),
-                )
+                log.info("epoch %.1f: mAP %.3f, AP50 %.3f, AR %.3f", epoch, *metrics.values())
                 record.note(step, **metrics)
-                if metrics["mAP"] >= best:
-                    best = metrics["mAP"]
-                    description = {
-                        "kind": "detector",
-                        "architecture": config.detector.model_dump(),
-                        "metrics": metrics,
-                        "epoch": epoch,
-                        **preprocessing(config.detector),
-                    }
-                    save_weights(folder, judged, description)
-            if (step + 1) % settings.checkpoint_every == 0 and not last:
+                if best.improved_by(metrics["mAP"], judged):
+                    save_weights(folder, judged, description_of(judged, config, metrics, epoch, counts))
+            if done % settings.checkpoint_every == 0 and done < len(batches):
                 record.flush()
-                checkpoint.save(step=step + 1, best=best)
-    record.draw()
-    mark_finished(folder, depends)
-    checkpoint.drop()
+                checkpoint.save(done)
+    if accelerator.is_main_process:
+        record.draw(phase_begins[1:-1])
+        mark_finished(folder, depends)
+        checkpoint.drop()
+
+
+def description_of(
+    judged: GeneralizedRCNN, config: Config, metrics: dict[str, float], epoch: float, counts: dict[str, int]
+) -> dict:
+    """model.json of a trained detector."""
+    return {
+        "kind": "detector",
+        "architecture": config.detector.model_dump(),
+        "metrics": metrics,
+        "epoch": epoch,
+        "data": counts,
+        **preprocessing(config.detector),
+    }
 
 
 if __name__ == "__main__":

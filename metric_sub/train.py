@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
-from torch.utils.data import DataLoader
 
 from metric_sub.batches import EmbedderBatches
 from metric_sub.crops import CropRule
@@ -21,30 +20,39 @@ from metric_sub.evaluate import recall_at_1
 from metric_sub.losses import EmbeddingMemory, build_arcface
 from metric_sub.training_crops import cut_training_crops
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, Embedder, save_config
-from shared.dataset import content_fingerprint, read_dataset, split_parts, train_and_validation
+from shared.config import Config, Embedder
+from shared.dataset import content_fingerprint
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.progress import progress_bar
-from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
+from shared.training import (
+    Best,
+    Checkpoint,
+    Record,
+    average_of,
+    batch_loader,
+    check_precision,
+    finished,
+    make_optimizer,
+    mark_finished,
+    training_data,
+    warmup_cosine,
+)
 from shared.weights import save_weights
 from shared.work import locked
 
 log = logging.getLogger("embedder")
 
-RUN_KEYS = {"workers", "checkpoint_every"}  # how a run is carried out, not what comes of it
+RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}  # how a run is carried out, not what comes of it
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_options("Train the embedders (stage 2).", argv)
     config = config_of(options)
     use_threads(config.threads)
+    check_precision(config.embed_train.precision, "embed_train.precision")
     with locked(options.work):
-        dataset = read_dataset(options.data)
-        parts = train_and_validation(
-            dataset, config.embed_train.parts, config.data.validation_parts, config.data.holdout
-        )
-        used = split_parts(dataset, config.training_parts)
+        used, parts = training_data(options, config, config.embed_train.parts)
         models = [
             (
                 model,
@@ -58,7 +66,6 @@ def main(argv: list[str] | None = None) -> None:
             )
             for model in config.embedders
         ]
-        save_config(options.weights, config)
         left = [
             (model, depends)
             for model, depends in models
@@ -118,6 +125,7 @@ def train_embedder(
     )
     net, arcface, optimizer = accelerator.prepare(net, arcface, optimizer)
     average = average_of(accelerator.unwrap_model(net), settings.ema)
+    best = Best(keeps_weights=False)
     checkpoint = Checkpoint(
         folder,
         depends,
@@ -127,22 +135,17 @@ def train_embedder(
             "memory": memory,
             "optimizer": optimizer,
             "average": average,
+            "scaler": accelerator.scaler,
+            "best": best,
         },
+        settings.keep_checkpoints,
     )
-    progress = {} if fresh else checkpoint.load()
-    start, best = progress.get("step", 0), progress.get("best", -1.0)
+    start = 0 if fresh else checkpoint.load()
     record = Record(folder, start)
-    loader = DataLoader(  # not accelerate's: that one would leave our sampler, and so the steps done, aside
-        batches,
-        batch_size=None,
-        sampler=range(start, len(batches)),
-        num_workers=settings.workers,
-        prefetch_factor=2 if settings.workers else None,
-    )
     n_warmup = round(settings.warmup * len(batches))
     losses: list[float] = []
     with progress_bar(total=len(batches), title=model.name, unit="step", done=start) as bar:
-        for step, batch in enumerate(loader, start):
+        for step, batch in enumerate(batch_loader(batches, start, settings.workers), start):
             images, classes = send_to_device(batch, accelerator.device)
             torch.manual_seed(model.seed + step)  # for backbones with dropout
             net.train()
@@ -180,14 +183,13 @@ def train_embedder(
                     recall,
                 )
                 record.note(step, recall_at_1=recall)
-                if recall >= best:
-                    best = recall
+                if best.improved_by(recall, judged):
                     save_weights(
                         folder, judged, describe_embedder(judged, model, config.embed, {"recall_at_1": recall}, epoch)
                     )
             if (step + 1) % settings.checkpoint_every == 0 and step + 1 < len(batches):
                 record.flush()
-                checkpoint.save(step=step + 1, best=best)
+                checkpoint.save(step + 1)
     record.draw()
     mark_finished(folder, depends)
     checkpoint.drop()

@@ -41,8 +41,10 @@ def config_of(options: argparse.Namespace) -> Config:
 
 
 def use_threads(n_threads: int) -> int:
-    """Bounds torch's, OpenCV's and FAISS's threads; 0 takes every core this process may use. Gives the number."""
-    n_threads = n_threads or len(os.sched_getaffinity(0))
+    """Bounds torch's, OpenCV's and FAISS's threads; 0 takes every core this process may use, or its share of them where
+    several processes train together. Gives the number."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by accelerate's launcher
+    n_threads = n_threads or max(1, len(os.sched_getaffinity(0)) // beside)
     if "torch" in sys.modules:
         # Gradients and young batch norms make numbers near 1e-38, which a CPU handles a hundred times slower than zeros.
         sys.modules["torch"].set_flush_denormal(True)

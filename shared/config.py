@@ -81,17 +81,22 @@ class DetectorPhase(Section):
     iterations: Count
     short_sides: Annotated[list[Count], Field(min_length=1)]  # px, one drawn per batch
     learning_rate: Positive  # at the top of the warm-up
+    batch_size: Count  # pictures of one iteration, over all processes
+    start: Annotated[
+        str, Field(min_length=1)
+    ]  # last: the present weights; best: those of best mAP so far; a model's folder
 
 
 class DetectorTrain(Section):
     parts: Annotated[list[str], Field(min_length=1)]
-    phases: Annotated[list[DetectorPhase], Field(min_length=1)]
-    batch_size: Count
+    phases: Annotated[
+        list[DetectorPhase], Field(min_length=1)
+    ]  # each with warm-up, cosine, optimiser and average of its own
     max_side: Count  # px
     optimizer: Literal["sgd", "adamw"]
     momentum: Share
     weight_decay: NotNegative
-    warmup_iterations: Index
+    warmup_iterations: Index  # of each phase
     clip_gradient: NotNegative  # the largest norm; 0: no clipping
     zoom: Annotated[float, Field(ge=1)]  # pictures are zoomed by 1 / zoom to zoom at random, in their frame; 1: not
     flip: Share
@@ -99,10 +104,17 @@ class DetectorTrain(Section):
     ema: Share  # weight of the past in the average of weights; 0: none
     proposals_sampled: Count  # per picture, for the box head's loss
     precision: Precision
-    workers: Index
+    workers: Index  # that read pictures, per process
     checkpoint_every: Count  # iterations
-    evaluate_every: Count  # epochs
+    keep_checkpoints: Count  # the newest so many
+    evaluate_every: Count  # epochs; and at the end of each phase
     evaluate_pictures: Count  # at most; spread evenly over the validation set
+
+    @model_validator(mode="after")
+    def _first_has_no_best(self):
+        if self.phases[0].start == "best":
+            raise ValueError("phases.0.start: 'best' has no phase before it; expected last or a model's folder")
+        return self
 
 
 class Detect(Section):
@@ -175,6 +187,7 @@ class EmbedTrain(Section):
     precision: Precision
     workers: Index
     checkpoint_every: Count  # steps
+    keep_checkpoints: Count  # the newest so many
     augment: Augment
 
 

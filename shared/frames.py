@@ -1,5 +1,7 @@
 """Labelled frames as pictures: each annotated frame of a training video, decoded once for both stages."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import pandas as pd
 
 from shared.dataset import Dataset, media_fingerprint
 from shared.errors import UserError
-from shared.media import MediaError, read_frames, read_photo
+from shared.media import MediaError, probe_photo, read_frames, read_photo
 from shared.progress import progress_bar
 from shared.work import Step, chunks, table_fingerprint, write_whole
 
@@ -74,8 +76,21 @@ def refuse_problems(dataset: Dataset) -> None:
 
 def read_picture(path: str, max_pixels: int) -> np.ndarray:
     """A training picture as image_rgb. Raises UserError, since training does not go on without its pictures."""
-    try:
+    with _refused(path):
         return read_photo(path, max_pixels)
+
+
+def picture_size(path: str, max_pixels: int) -> tuple[int, int]:
+    """A training picture's (height, width) from its header alone. Raises UserError as `read_picture` does."""
+    with _refused(path):
+        info = probe_photo(path, max_pixels)
+        return info.height, info.width
+
+
+@contextlib.contextmanager
+def _refused(path: str) -> Iterator[None]:
+    try:
+        yield
     except MediaError as error:
         raise UserError(f"{path}: {error}. Remove it or mend it; `bash run.sh check` lists all such files.") from None
 

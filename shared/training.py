@@ -1,19 +1,54 @@
-"""What both training loops share: schedule, average of weights, checkpoints, and the record that becomes curves."""
+"""What both training loops share: data, schedule, average of weights, checkpoints, and the record that becomes curves."""
 
+import argparse
 import csv
 import logging
 import math
 import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
+from shared.config import Config, save_config
+from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.weights import is_whole, read_description
 from shared.work import fingerprint, write_json, write_whole
 
 log = logging.getLogger("train")
+
+
+def training_data(options: argparse.Namespace, config: Config, parts: list[str]) -> tuple[Dataset, list[Dataset]]:
+    """All that either stage trains or validates on, and of it what `parts` train on and what validates.
+
+    Keeps the config beside the weights. Raises UserError as `read_dataset` and `train_and_validation` do.
+    """
+    dataset = read_dataset(options.data)
+    sides = train_and_validation(dataset, parts, config.data.validation_parts, config.data.holdout)
+    save_config(options.weights, config)
+    return split_parts(dataset, config.training_parts), list(sides)
+
+
+def check_precision(precision: str, key: str) -> None:
+    """Raises UserError for fp16 on a machine without a GPU; `key` names the setting."""
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError(f"{key}: fp16 wants a GPU and there is none here. Set it to bf16 or no.")
+
+
+def batch_loader(batches: TorchDataset, start: int, workers: int) -> DataLoader:
+    """The batches of steps start, start + 1, ..., each an item of `batches`, read ahead by `workers` processes."""
+    return DataLoader(  # not accelerate's: that one would leave our sampler, and so the steps done, aside
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+    )
 
 
 def warmup_cosine(step: int, n_steps: int, n_warmup: int) -> float:
@@ -42,39 +77,97 @@ def average_of(model: torch.nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
 
 
-class Checkpoint:
-    """The state of a training run in <folder>/resume/state.pt, kept with the fingerprint of what it depends on.
+def begin_anew(optimizer: torch.optim.Optimizer, average: AveragedModel | None) -> None:
+    """Makes optimiser and average forget what they gathered, as if they had just been made."""
+    optimizer.state.clear()
+    if average:
+        average.n_averaged.zero_()  # the next weights are taken as they are
 
-    A run with another fingerprint starts anew; an interrupted run with the same one goes on where its last file stands.
-    `parts` are objects with state_dict and load_state_dict (model, optimizer, loss, average).
+
+class Best:
+    """The best value of a metric so far and, where they are wanted later, the weights that reached it (on the CPU).
+
+    A part of the checkpoint: a model folder may hold what a killed run reached after its last checkpoint.
     """
 
-    def __init__(self, folder: Path, depends: dict, parts: dict[str, object]):
+    def __init__(self, keeps_weights: bool):
+        self._keeps_weights = keeps_weights
+        self.value = -1.0
+        self.weights: dict[str, torch.Tensor] | None = None
+
+    def improved_by(self, value: float, model: torch.nn.Module) -> bool:
+        """Whether `value`, reached by `model`, is as good as the best or better; it is the best from now on."""
+        if value < self.value:
+            return False
+        self.value = value
+        if self._keeps_weights:
+            self.weights = {name: weight.detach().cpu().clone() for name, weight in model.state_dict().items()}
+        return True
+
+    def state_dict(self) -> dict:
+        return {"value": self.value, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.value, self.weights = state["value"], state["weights"]
+
+
+class Checkpoint:
+    """The state of a training run in <folder>/resume/<step>.pt, kept with the fingerprint of what it depends on.
+
+    A run with another fingerprint starts anew; an interrupted run with the same one goes on where its last whole file
+    stands; the newest `keep` files stay. `parts` are objects with state_dict and load_state_dict (model, optimizer, loss,
+    average, gradient scaler); those that are None are left out.
+    """
+
+    def __init__(self, folder: Path, depends: dict, parts: dict[str, object], keep: int):
         self._folder = folder / "resume"
-        self._path = self._folder / "state.pt"
         self._fingerprint = fingerprint(depends)
         self._parts = {name: part for name, part in parts.items() if part is not None}
+        self._keep = keep
+        self._own: list[Path] = []  # this run's files, oldest first
 
-    def load(self) -> dict:
-        """Fills the parts from the file and gives what was saved as `progress`; {} where there is nothing to go on from."""
-        if not self._path.is_file():
-            return {}
-        state = torch.load(self._path, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != self._fingerprint:
-            log.info("%s: made with another config or data, starts anew", self._path)
-            return {}
-        for name, part in self._parts.items():
-            part.load_state_dict(state["parts"][name])
-        return state["progress"]
+    def load(self) -> int:
+        """Fills the parts from the newest whole file and gives the steps done; 0 where there is nothing to go on from."""
+        paths = sorted(self._folder.glob("*.pt"))
+        while paths:
+            try:
+                found, step, parts = _read_checkpoint(paths[-1])
+            except Exception as error:  # zipfile and torch.load raise many kinds; each means that the file is not whole
+                log.warning(
+                    "%s: damaged (%s: %s); left out for the one before it", paths.pop(), type(error).__name__, error
+                )
+                continue
+            if found != self._fingerprint:
+                log.info("%s: made with another config or data, starts anew", paths[-1])
+                return 0
+            for name, part in self._parts.items():
+                part.load_state_dict(parts[name])
+            self._own = paths
+            return step
+        return 0
 
-    def save(self, **progress: object) -> None:
+    def save(self, step: int) -> None:
+        """Writes the parts as they are after `step` steps."""
         self._folder.mkdir(parents=True, exist_ok=True)
         parts = {name: part.state_dict() for name, part in self._parts.items()}
-        state = {"fingerprint": self._fingerprint, "parts": parts, "progress": progress}
-        write_whole(self._path, lambda beside: torch.save(state, beside))
+        state = {"fingerprint": self._fingerprint, "parts": parts, "step": step}
+        path = self._folder / f"{step:08d}.pt"
+        write_whole(path, lambda beside: torch.save(state, beside))
+        self._own = [*self._own, path][-self._keep :]
+        for other in set(self._folder.glob("*.pt")) - set(self._own):
+            other.unlink()
 
     def drop(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _read_checkpoint(path: Path) -> tuple[str, int, dict[str, dict]]:
+    """Fingerprint, steps done and the parts' states of a checkpoint. Raises an exception of some kind where it is damaged."""
+    with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+        if damaged := archive.testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state["fingerprint"], state["step"], state["parts"]
 
 
 class Record:
@@ -112,22 +205,50 @@ class Record:
         write_whole(self._path, write)
         self._writer.flush()
 
-    def draw(self) -> None:
-        """Writes curves.png: one panel per number."""
+    def draw(self, phases: list[int] = ()) -> None:
+        """Writes curves.png: one panel per number, a loss with its running mean; lines at the steps in `phases`, where the
+        second phase and those after it begin."""
         from matplotlib.figure import Figure
 
         self.flush()
+        self._writer.close()
         names = list(dict.fromkeys(name for row in self._rows for name in row if name != "step"))
         if not names:
             return
-        figure = Figure(figsize=(4 * min(3, len(names)), 3 * math.ceil(len(names) / 3)), layout="constrained")
+        n_columns = min(3, len(names))
+        n_rows = math.ceil(len(names) / n_columns)
+        last_step = int(self._rows[-1]["step"])
+        figure = Figure(figsize=(4.5 * n_columns, 3 * n_rows), layout="constrained")
         for place, name in enumerate(names, 1):
             points = [(int(row["step"]), float(row[name])) for row in self._rows if row.get(name) not in (None, "")]
-            axes = figure.add_subplot(math.ceil(len(names) / 3), min(3, len(names)), place, title=name, xlabel="step")
-            axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 30 else None, markersize=3)
+            axes = figure.add_subplot(n_rows, n_columns, place, title=name, xlabel="step")
+            _draw_curve(axes, *np.array(points).T, jumps="loss" in name)
+            for number, step in enumerate(phases, 2):
+                axes.axvline(step, color="grey", linestyle="--", linewidth=0.8)
+                axes.annotate(f" phase {number}", (step, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7)
+            axes.set_xlim(0, max(1, last_step))
             axes.grid(alpha=0.3)
         write_whole(self._path.with_name("curves.png"), lambda beside: figure.savefig(beside, dpi=110, format="png"))
-        self._writer.close()
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean of each value and up to `width` before and after it, fewer at the ends: (N,) -> (N,)."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(np.arange(len(values)) - width, 0)
+    last = np.minimum(np.arange(len(values)) + width + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def _draw_curve(axes, steps: np.ndarray, values: np.ndarray, jumps: bool) -> None:
+    """A number's curve; where it jumps from step to step, pale and with its running mean over it."""
+    if not jumps or len(values) < 30:
+        axes.plot(steps, values, marker="o" if len(values) < 30 else None, markersize=3)
+        return
+    smooth = running_mean(values, len(values) // 50 + 2)
+    axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.6)
+    axes.plot(steps, smooth, color="tab:blue", linewidth=1.6)
+    low, high = np.quantile(values, [0, 0.995])  # a few first steps or outliers would flatten all that follows
+    axes.set_ylim(min(0.0, low), 1.05 * max(high, smooth.max()) or 1.0)
 
 
 def mark_finished(folder: Path, depends: dict) -> None:

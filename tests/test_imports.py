@@ -13,7 +13,17 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-TRAINING_MODULES = {"train", "training", "targets", "batches", "augment", "losses", "training_crops"}
+TRAINING_MODULES = {
+    "train",
+    "training",
+    "processes",
+    "shares",
+    "targets",
+    "batches",
+    "augment",
+    "losses",
+    "training_crops",
+}
 TRAINING_LIBRARIES = (
     "accelerate",
     "pytorch_metric_learning",

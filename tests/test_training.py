@@ -1,7 +1,13 @@
 """Training of both stages on a small drawn set: it runs, it leaves models that infer, and an interrupted run ends like an undisturbed one."""
 
 import csv
+import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +19,9 @@ import metric_sub.infer
 import metric_sub.train
 from metric_sub.result import read_result
 from shared.config import Config, dump_config
+from shared.errors import UserError
 from shared.training import Checkpoint
+from tests.conftest import PROJECT
 
 STAGES = {"detector": bbox_sub.train, "a": metric_sub.train}
 
@@ -37,6 +45,29 @@ def options(tiny_data: Path, tiny_config: Config, tmp_path: Path):
     return lambda work, *more: ["--config", str(path), "--data", str(tiny_data), "--work", str(tmp_path / work), *more]
 
 
+def phases(*phases):
+    """An override of detector_train.phases: (iterations, batch_size, start) of each."""
+    keys = "iterations: {}, batch_size: {}, start: {}, short_sides: [64, 80], learning_rate: 0.001"
+    return f"detector_train.phases=[{', '.join('{' + keys.format(*phase) + '}' for phase in phases)}]"
+
+
+def sha256(folder):
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / "log.csv").open()))
+
+
+def start(arguments, *launcher):
+    """An entry as a process of its own, with its children in a group of their own."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *launcher, "bbox_sub.train", *arguments]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
 @pytest.mark.parametrize("model", STAGES)
 @pytest.mark.parametrize("saves_before", [1, 3])
 def test_an_interrupted_run_ends_with_the_undisturbed_weights(model, saves_before, options, tmp_path, monkeypatch):
@@ -44,9 +75,9 @@ def test_an_interrupted_run_ends_with_the_undisturbed_weights(model, saves_befor
     stage.main(options("calm"))
     saves, save = [], Checkpoint.save
 
-    def save_then_stop(self, **progress):
-        save(self, **progress)
-        saves.append(progress["step"])
+    def save_then_stop(self, step):
+        save(self, step)
+        saves.append(step)
         if len(saves) == saves_before:
             raise KeyboardInterrupt
 
@@ -55,7 +86,7 @@ def test_an_interrupted_run_ends_with_the_undisturbed_weights(model, saves_befor
         with pytest.raises(KeyboardInterrupt):
             stage.main(options("stopped"))
     folders = [tmp_path / work / "weights" / model for work in ("calm", "stopped")]
-    assert (folders[1] / "resume" / "state.pt").is_file()
+    assert list((folders[1] / "resume").glob("*.pt"))
     stage.main(options("stopped"))
     calm, stopped = (load_file(folder / "weights.safetensors") for folder in folders)
     assert calm.keys() == stopped.keys()
@@ -86,3 +117,102 @@ def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(
         stage.main(options("work"))
     entries = read_result(tmp_path / "work" / "result.json")
     assert set(entries) <= {"000000", "000001", "000002"}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_every", "killed_at"), [(1, 3), (6, 6)], ids=["within a phase", "where a phase begins"]
+)
+def test_a_killed_process_that_is_started_again_ends_with_the_undisturbed_file(
+    options, tmp_path, checkpoint_every, killed_at
+):
+    more = [
+        phases((6, 2, "last"), (4, 4, "best")),
+        f"detector_train.checkpoint_every={checkpoint_every}",
+        "detector_train.ema=0.5",
+        "detector_train.optimizer=sgd",
+    ]
+    bbox_sub.train.main(options("calm", *more))
+    folders = [tmp_path / work / "weights" / "detector" for work in ("calm", "killed")]
+    process = start(options("killed", *more))
+    while not (folders[1] / "resume" / f"{killed_at:08d}.pt").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert (folders[1] / "resume").exists()  # it was not finished
+    bbox_sub.train.main(options("killed", *more))
+    assert sha256(folders[0]) == sha256(folders[1])
+    assert rows_of(folders[0]) == rows_of(folders[1])
+
+
+def test_a_phase_starts_from_the_best_weights_of_its_run(options, tmp_path, monkeypatch):
+    """Evaluated after every step; the second is the best."""
+    values = iter([0.1, 0.6, 0.3, 0.2, 0.4])
+    weights, best = [], []
+
+    def judge(model, pictures, config):
+        weights.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        return {"mAP": next(values), "AP50": 0.0, "AR": 0.0}
+
+    def begin(number, settings, network, *others):
+        begin_phase(number, settings, network, *others)
+        best.append({name: weight.clone() for name, weight in network.state_dict().items()})
+
+    begin_phase = bbox_sub.train.begin_phase
+    monkeypatch.setattr(bbox_sub.train, "evaluate_detector", judge)
+    monkeypatch.setattr(bbox_sub.train, "begin_phase", begin)
+    bbox_sub.train.main(options("work", phases((4, 10, "last"), (1, 10, "best")), "detector_train.ema=0.5"))
+    assert len(weights) == 5 and len(best) == 2  # ten pictures: each step is an epoch
+    assert all((best[1][name] == value).all() for name, value in weights[1].items())
+    assert any((best[1][name] != value).any() for name, value in weights[3].items())
+    saved = load_file(tmp_path / "work" / "weights" / "detector" / "weights.safetensors")
+    assert all((saved[name] == value.numpy()).all() for name, value in weights[1].items())
+
+
+def test_a_phase_starts_from_a_models_folder(options, tmp_path, capsys):
+    bbox_sub.train.main(options("first"))
+    first = tmp_path / "first" / "weights" / "detector"
+    rate = "detector_train.phases.0.learning_rate=1e-12"  # so that it stays where it starts
+    more = [phases((2, 2, first)), rate, "detector_train.ema=0.0", "detector.norm=frozen"]
+    bbox_sub.train.main(options("second", *more))
+    again, was = (load_file(folder / "weights.safetensors") for folder in (tmp_path / "second/weights/detector", first))
+    assert all(abs(again[name] - value).max() < 1e-6 for name, value in was.items() if "num_batches" not in name)
+    for start, expected in (
+        (tmp_path / "nowhere", "no trained model here"),
+        (first, "trained with categories"),
+    ):
+        with pytest.raises(UserError, match=rf"detector_train\.phases\.0\.start.*{expected}"):
+            bbox_sub.train.main(options("third", phases((2, 2, start)), "detector.categories=[top, skirt]"))
+
+
+def test_pictures_without_boxes_and_with_distractors_alone_train(options, tiny_data, tmp_path):
+    for path in (tiny_data / "train").rglob("*_annotation/**/*.json"):
+        tree = json.loads(path.read_text())
+        for frame in tree.get("frames", [tree]):
+            if path.stem == "1":
+                frame["annotations"] = [{**each, "instance_id": 0} for each in frame["annotations"]]
+            else:
+                frame["annotations"] = []
+        path.write_text(json.dumps(tree))
+    bbox_sub.train.main(options("work", phases((6, 2, "last"))))
+    folder = tmp_path / "work" / "weights" / "detector"
+    assert all(0 <= float(row["loss"]) < 100 for row in rows_of(folder) if row["loss"])
+    assert json.loads((folder / "model.json").read_text())["data"] == {
+        "pictures": 10,
+        "pictures_without_boxes": 8,
+        "boxes": 4,
+        "boxes_clipped": 0,
+        "boxes_dropped": 0,
+    }
+
+
+def test_the_log_has_every_loss_of_every_iteration_and_the_rate(options, tmp_path):
+    rates = "detector_train.warmup_iterations=2"
+    bbox_sub.train.main(options("work", phases((3, 2, "last"), (3, 2, "last")), rates))
+    rows = [row for row in rows_of(tmp_path / "work" / "weights" / "detector") if row["loss"]]
+    assert [int(row["step"]) for row in rows] == list(range(6))
+    for row in rows:
+        losses = [float(value) for name, value in row.items() if name.startswith("loss_")]
+        assert len(losses) == 4 and sum(losses) == pytest.approx(float(row["loss"]))
+    assert [float(row["rate"]) for row in rows] == pytest.approx([0.0005, 0.001, 0.001] * 2)

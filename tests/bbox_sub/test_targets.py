@@ -7,16 +7,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bbox_sub.targets import GREY, DetectorBatches, LabelledPicture, fit_boxes, labelled_pictures, place_on_canvas
+from bbox_sub.targets import (
+    GREY,
+    DetectorBatches,
+    LabelledPicture,
+    count_boxes,
+    fit_boxes,
+    labelled_pictures,
+    place_on_canvas,
+)
 from shared.config import Config
 from shared.errors import UserError
 from shared.frames import write_jpeg
 
 
-def changed(config, **keys):
-    """The config with other values of detector_train."""
+def changed(config, batch_size=None, **keys):
+    """The config with other values of detector_train, and another batch size in each phase."""
     tree = config.model_dump()
     tree["detector_train"].update(keys)
+    for phase in tree["detector_train"]["phases"]:
+        phase["batch_size"] = batch_size or phase["batch_size"]
     return Config.model_validate(tree)
 
 
@@ -94,7 +104,9 @@ def test_boxes_lie_on_what_they_mark(drawn, tiny_config, flip):
     batches = DetectorBatches(drawn, changed(tiny_config, flip=flip, colour_jitter=0.0, zoom=1.0, batch_size=5))
     seen = 0
     for step in range(2):
-        for image, target in zip(*batches[step], strict=True):
+        images, targets, canvas_hw = batches[step]
+        assert canvas_hw == tuple(np.max([image.shape[1:] for image in images], axis=0))
+        for image, target in zip(images, targets, strict=True):
             assert image.dtype == torch.float32 and 0 <= image.min() and image.max() <= 1
             assert target["boxes"].shape == (len(target["labels"]), 4) and target["boxes"].dtype == torch.float32
             if not len(target["labels"]):
@@ -178,30 +190,65 @@ def test_a_batch_depends_on_seed_and_step_alone(drawn, tiny_config):
     assert not same(first[0], DetectorBatches(drawn, config.model_copy(update={"seed": 1}))[0])
 
 
-def test_every_picture_comes_once_per_epoch_in_an_order_of_its_own(drawn, tiny_config, monkeypatch):
-    batches = DetectorBatches(drawn, changed(tiny_config, batch_size=2))
-    assert batches.steps_per_epoch == 5
-    orders, read = [], []
-    monkeypatch.setattr(batches, "_sample", lambda labelled, short_side, rng: (read.append(labelled.picture), {}))
-    for epoch in range(3):
-        read.clear()
-        for step in range(5):
-            batches[5 * epoch + step]
-        orders.append(list(read))
-        assert sorted(read) == sorted(picture.picture for picture in drawn)
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_processes_share_the_batch_of_one(drawn, tiny_config, n_processes):
+    config = changed(tiny_config, colour_jitter=1.0, batch_size=6)
+    whole = DetectorBatches(drawn, config)
+    shares = [DetectorBatches(drawn, config, process, n_processes) for process in range(n_processes)]
+    for step in (0, 3):
+        images, targets, canvas_hw = whole[step]
+        for process, share in enumerate(shares):
+            own = slice(process, None, n_processes)
+            assert same(share[step], (images[own], targets[own])) and share[step][2] == canvas_hw
+
+
+def pictures_shown(batches, steps, monkeypatch):
+    """The files of each step's batch."""
+    read = []
+    monkeypatch.setattr(batches, "_sample", lambda labelled, size_hw, rng: (read.append(labelled.picture), {}))
+    for step in steps:
+        batches[step]
+    return read
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 10])
+def test_every_picture_comes_once_per_epoch_in_an_order_of_its_own(drawn, tiny_config, monkeypatch, batch_size):
+    batches = DetectorBatches(drawn, changed(tiny_config, batch_size=batch_size))
+    shown = pictures_shown(batches, range(30 // batch_size), monkeypatch)
+    orders = [shown[start : start + 10] for start in (0, 10, 20)]
+    assert all(sorted(order) == sorted(picture.picture for picture in drawn) for order in orders)
     assert orders[0] != orders[1] != orders[2]
 
 
+def test_epochs_are_counted_by_pictures_shown(drawn, tiny_config):
+    phases = [dict(phase_of(3, [32]), batch_size=4), dict(phase_of(2, [32]), batch_size=2)]
+    batches = DetectorBatches(drawn, changed(tiny_config, phases=phases))
+    assert [batches.epochs_before(step) for step in range(6)] == pytest.approx([0, 0.4, 0.8, 1.2, 1.4, 1.6])
+
+
+def test_an_epoch_goes_on_in_the_next_phase(drawn, tiny_config, monkeypatch):
+    phases = [dict(phase_of(3, [32]), batch_size=2), dict(phase_of(1, [32]), batch_size=4)]
+    shown = pictures_shown(DetectorBatches(drawn, changed(tiny_config, phases=phases)), range(4), monkeypatch)
+    assert sorted(shown) == sorted(picture.picture for picture in drawn)
+
+
 def test_few_pictures_are_repeated_to_fill_a_batch(drawn, tiny_config):
-    images, targets = DetectorBatches(drawn[:3], changed(tiny_config, batch_size=8))[0]
+    images, targets, _ = DetectorBatches(drawn[:3], changed(tiny_config, batch_size=8))[0]
     assert len(images) == len(targets) == 8
 
 
+def phase_of(iterations, short_sides):
+    return {
+        "iterations": iterations,
+        "short_sides": short_sides,
+        "learning_rate": 0.1,
+        "batch_size": 2,
+        "start": "last",
+    }
+
+
 def test_sizes_go_by_phase_and_keep_to_the_limit(drawn, tiny_config):
-    phases = [
-        {"iterations": 3, "short_sides": [32, 48], "learning_rate": 0.1},
-        {"iterations": 2, "short_sides": [64], "learning_rate": 0.01},
-    ]
+    phases = [phase_of(3, [32, 48]), phase_of(2, [64])]
     batches = DetectorBatches(drawn, changed(tiny_config, phases=phases, max_side=1000, batch_size=4))
     assert len(batches) == 5
     for step in range(5):
@@ -216,3 +263,27 @@ def test_a_picture_that_cannot_be_read_is_named(tiny_config, tmp_path):
     broken = LabelledPicture(str(tmp_path / "broken.jpg"), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     with pytest.raises(UserError, match=r"broken\.jpg"):
         DetectorBatches([broken], tiny_config)[0]
+
+
+def test_boxes_are_counted_without_reading_pixels(drawn, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("bbox_sub.targets.read_picture", None)
+    write_jpeg(tmp_path / "small.jpg", np.zeros((20, 30, 3), np.uint8))
+    boxes = np.float32([[0, 0, 30, 20], [-1, 5, 9, 21], [29.5, 0, 40, 20], [40, 0, 50, 9], [3, 3, 9, 3.5]])
+    pictures = [*drawn, LabelledPicture(str(tmp_path / "small.jpg"), boxes, np.ones(5, np.int64))]
+    with caplog.at_level("INFO"):
+        counts = count_boxes(pictures, 10**6)
+    assert counts == {
+        "pictures": 11,
+        "pictures_without_boxes": 1,
+        "boxes": 14,
+        "boxes_clipped": 1,
+        "boxes_dropped": 3,
+    }
+    assert "11 pictures, 1 of them without a box; 14 boxes, 1 clipped to their picture, 3 under a pixel" in caplog.text
+
+
+def test_a_file_that_is_no_picture_is_named_by_the_count(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"none")
+    broken = LabelledPicture(str(tmp_path / "broken.jpg"), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    with pytest.raises(UserError, match=r"broken\.jpg"):
+        count_boxes([broken], 10**6)

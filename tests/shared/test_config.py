@@ -137,6 +137,10 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("embed_train.scales.0=-1", "embed_train.scales.0"),
         ("data.label_aliases=[]", "data.label_aliases"),
         ("frames.step=0", "frames.step"),
+        ("detector_train.phases.0.start=best", "phases.0.start: 'best' has no phase before it"),
+        ("detector_train.phases.1.start=", "detector_train.phases.1.start"),
+        ("detector_train.phases.2.batch_size=0", "detector_train.phases.2.batch_size"),
+        ("detector_train.keep_checkpoints=0", "detector_train.keep_checkpoints"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_its_key(override, key):

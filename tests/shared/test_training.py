@@ -1,14 +1,30 @@
 """Schedule, optimiser groups, average of weights, checkpoints and the record of a training run."""
 
+import copy
 import csv
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from shared.training import Checkpoint, Record, average_of, finished, make_optimizer, mark_finished, warmup_cosine
+from shared.errors import UserError
+from shared.training import (
+    Best,
+    Checkpoint,
+    Record,
+    average_of,
+    batch_loader,
+    begin_anew,
+    check_precision,
+    finished,
+    make_optimizer,
+    mark_finished,
+    running_mean,
+    warmup_cosine,
+)
 from shared.weights import save_weights
 
 
@@ -87,10 +103,9 @@ def train(steps, folder, depends, save_at=None, stop_at=None):
     model = small_model()
     optimizer = make_optimizer("adamw", model, 0.01, 0.05, 0.9)
     average = average_of(model, 0.9)
-    checkpoint = Checkpoint(
-        folder, depends, {"model": model, "optimizer": optimizer, "average": average, "memory": None}
-    )
-    start = checkpoint.load().get("step", 0)
+    parts = {"model": model, "optimizer": optimizer, "average": average, "memory": None}
+    checkpoint = Checkpoint(folder, depends, parts, keep=2)
+    start = checkpoint.load()
     for step in range(start, steps):
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         loss = (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
@@ -99,7 +114,7 @@ def train(steps, folder, depends, save_at=None, stop_at=None):
         optimizer.zero_grad()
         average.update_parameters(model)
         if step + 1 == save_at:
-            checkpoint.save(step=step + 1, best=0.5)
+            checkpoint.save(step + 1)
         if step + 1 == stop_at:
             break
     return start, {**model.state_dict(), **{f"average.{name}": value for name, value in average.state_dict().items()}}
@@ -120,15 +135,149 @@ def test_a_run_with_another_config_starts_anew(tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in train(12, tmp_path / "new", {"key": 2})[1].items())
 
 
-def test_progress_is_given_back_and_dropped(tmp_path):
-    checkpoint = Checkpoint(tmp_path, {}, {"model": small_model()})
-    assert checkpoint.load() == {}
-    checkpoint.save(step=3, best=0.25)
-    checkpoint.save(step=4, best=0.5)
-    assert checkpoint.load() == {"step": 4, "best": 0.5}
-    assert [path.name for path in (tmp_path / "resume").iterdir()] == ["state.pt"]
+def checkpoints_of(folder):
+    return sorted(path.name for path in (folder / "resume").iterdir())
+
+
+def marked(value):
+    """A model that tells by its weights when it was saved."""
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, value)
+    return model
+
+
+def test_the_newest_checkpoints_are_kept_and_dropped_in_the_end(tmp_path):
+    model = marked(0.0)
+    checkpoint = Checkpoint(tmp_path, {}, {"model": model}, keep=2)
+    assert checkpoint.load() == 0
+    for step in (3, 20, 100):
+        nn.init.constant_(model.weight, float(step))
+        checkpoint.save(step)
+    assert checkpoints_of(tmp_path) == ["00000020.pt", "00000100.pt"]
+    resumed = marked(0.0)
+    checkpoint = Checkpoint(tmp_path, {}, {"model": resumed}, keep=1)
+    assert checkpoint.load() == 100 and resumed.weight.item() == 100
+    checkpoint.save(110)
+    assert checkpoints_of(tmp_path) == ["00000110.pt"]
     checkpoint.drop()
-    assert checkpoint.load() == {} and not (tmp_path / "resume").exists()
+    assert checkpoint.load() == 0 and not (tmp_path / "resume").exists()
+
+
+def flip_a_bit(data):
+    data = bytearray(data)
+    place = data.index(b"fingerprint") - 1  # within the pickled state
+    data[place + 40] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", flip_a_bit, lambda data: b"PK" + data[2:-30]]
+)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, caplog, damage):
+    model = marked(1.0)
+    checkpoint = Checkpoint(tmp_path, {}, {"model": model}, keep=3)
+    for step in (1, 2, 3):
+        nn.init.constant_(model.weight, float(step))
+        checkpoint.save(step)
+    for name in ("00000003.pt", "00000002.pt"):
+        path = tmp_path / "resume" / name
+        path.write_bytes(damage(path.read_bytes()))
+        resumed = marked(0.0)
+        checkpoint = Checkpoint(tmp_path, {}, {"model": resumed}, keep=3)
+        step = int(name[:8]) - 1
+        assert checkpoint.load() == step and resumed.weight.item() == step
+        assert f"{name}: damaged" in caplog.text
+    checkpoint.save(4)
+    assert checkpoints_of(tmp_path) == ["00000001.pt", "00000004.pt"]  # the damaged ones are gone
+
+
+def test_with_no_whole_checkpoint_a_run_starts_anew(tmp_path):
+    checkpoint = Checkpoint(tmp_path, {}, {"model": marked(1.0)}, keep=1)
+    checkpoint.save(9)
+    (tmp_path / "resume" / "00000009.pt").write_bytes(b"none")
+    assert checkpoint.load() == 0
+
+
+def test_a_run_that_starts_anew_keeps_its_own_checkpoints(tmp_path):
+    for depends, step in (({"key": 1}, 500), ({"key": 2}, 7)):
+        checkpoint = Checkpoint(tmp_path, depends, {"model": marked(1.0)}, keep=2)
+        assert checkpoint.load() == 0
+        checkpoint.save(step)
+    assert checkpoints_of(tmp_path) == ["00000007.pt"]
+
+
+def test_a_gradient_scaler_comes_back_as_it_was(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7, growth_interval=3)
+    model = marked(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for gradient in (1.0, math.inf, 1.0, 1.0):  # halved once, then two good steps on the way to growth
+        scaler.scale(model(torch.ones(1, 1)).sum() * gradient).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    Checkpoint(tmp_path, {}, {"scaler": scaler}, keep=1).save(4)
+    resumed = torch.amp.GradScaler("cpu")
+    Checkpoint(tmp_path, {}, {"scaler": resumed}, keep=1).load()
+    assert resumed.state_dict() == scaler.state_dict() and resumed.get_scale() == 2.0**6
+    assert resumed.state_dict()["_growth_tracker"] == 2
+
+
+def test_optimiser_and_average_begin_anew():
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+
+    def step(model, optimizer, average):
+        model(inputs).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(model)
+
+    model = small_model()
+    for name in ("sgd", "adamw"):
+        optimizer, average = make_optimizer(name, model, 0.01, 0.05, 0.9), average_of(model, 0.5)
+        for _ in range(3):
+            step(model, optimizer, average)
+        begin_anew(optimizer, average)
+        new = copy.deepcopy(model)
+        new_optimizer, new_average = make_optimizer(name, new, 0.01, 0.05, 0.9), average_of(new, 0.5)
+        for _ in range(3):
+            step(model, optimizer, average)
+            step(new, new_optimizer, new_average)
+        for one, other in ((model, new), (average.module, new_average.module)):
+            assert all(
+                torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+            )
+    begin_anew(optimizer, None)
+
+
+@pytest.mark.parametrize("keeps_weights", [True, False])
+def test_the_best_is_the_last_of_the_highest_and_keeps_its_weights(keeps_weights):
+    model, best = marked(1.0), Best(keeps_weights)
+    assert best.improved_by(0.0, model)  # even nothing is better than no weights at all
+    nn.init.constant_(model.weight, 2.0)
+    assert best.improved_by(0.5, model) and not best.improved_by(0.25, model)
+    nn.init.constant_(model.weight, 3.0)
+    again = Best(keeps_weights)
+    again.load_state_dict(best.state_dict())
+    assert again.value == 0.5
+    assert again.weights["weight"].item() == 2.0 if keeps_weights else again.weights is None
+    assert again.improved_by(0.5, model)
+
+
+def test_half_precision_is_refused_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for precision in ("no", "bf16"):
+        check_precision(precision, "x.precision")
+    with pytest.raises(UserError, match="x.precision: fp16 wants a GPU"):
+        check_precision("fp16", "x.precision")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_precision("fp16", "x.precision")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_read_from_the_step_that_is_due(workers):
+    items = [torch.tensor(k) for k in range(9)]
+    assert [int(item) for item in batch_loader(items, 4, workers)] == [4, 5, 6, 7, 8]
+    assert list(batch_loader(items, 9, workers)) == []
 
 
 def test_a_model_is_finished_only_for_what_it_depends_on(tmp_path):
@@ -173,3 +322,21 @@ def test_a_new_run_does_not_keep_the_record_of_the_last(tmp_path):
     second.note(0, loss=2.0)
     second.draw()
     assert [row["loss"] for row in rows_of(tmp_path)] == ["2.0"]
+
+
+@pytest.mark.parametrize(("n", "width"), [(1, 3), (10, 0), (10, 2), (50, 7), (4, 9)])
+def test_the_running_mean_by_its_formula(n, width):
+    values = np.random.default_rng(0).random(n)
+    expected = [values[max(0, k - width) : k + width + 1].mean() for k in range(n)]
+    assert running_mean(values, width) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n_steps", [1, 29, 400])
+def test_curves_of_any_length_are_drawn(tmp_path, n_steps):
+    record = Record(tmp_path, 0)
+    for step in range(n_steps):
+        record.note(step, loss=1.0, rate=0.1)
+    record.note(n_steps - 1, mAP=0.5)
+    record.draw([n_steps // 2])
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > picture.height

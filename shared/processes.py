@@ -1,0 +1,87 @@
+"""A training in several processes: starts them, lets the main one prepare for all, and ends them together.
+
+`python -m shared.processes N MODULE ARGUMENTS...` starts MODULE in N processes of this machine through accelerate's launcher.
+"""
+
+import contextlib
+import datetime
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.commands.launch import launch_command, launch_command_parser
+from accelerate.utils import broadcast_object_list
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from shared.cli import run_entry
+from shared.errors import UserError
+
+Made = TypeVar("Made")
+
+PATIENCE = datetime.timedelta(days=7)  # processes wait while the main one cuts frames or evaluates
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Starts the processes. Exits with 1 where one of them fails: what was wrong, that process has said."""
+    n_processes, module, *arguments = sys.argv[1:] if argv is None else argv
+    if 0 < torch.cuda.device_count() < int(n_processes):
+        raise UserError(
+            f"PROCESSES: expected {torch.cuda.device_count()} or fewer, a GPU for each, found {n_processes}."
+        )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    options = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    options += ["--multi_gpu", f"--num_processes={n_processes}"]  # so is it called on CPUs as well
+    try:
+        launch_command(launch_command_parser().parse_args([*options, "--module", module, *arguments]))
+    except ChildFailedError:
+        sys.exit(1)
+    except SignalException as signal:
+        raise KeyboardInterrupt from signal
+
+
+@contextlib.contextmanager
+def several_processes() -> Iterator[PartialState]:
+    """This process's place among those that were started together; alone, it is the main one.
+
+    All but the main one are silent. A process that loses another one raises UserError, since that one has said why.
+    """
+    cpu = (
+        "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    )  # else accelerate takes each for a run of its own
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
+    if not state.is_main_process:
+        logging.disable(logging.ERROR)
+        os.environ["VID2SHOP_QUIET"] = "1"
+    try:
+        yield state
+        state.wait_for_everyone()
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error):
+            raise UserError("another process of this training ended; see what it said.") from None
+        raise
+    finally:
+        state.destroy_process_group()
+
+
+def from_main(make: Callable[[], Made]) -> Made:
+    """What `make` gives, called in the main process alone and sent to the others. Where it raises, the others end too."""
+    state = PartialState()
+    outcome = [None, False]  # the value, whether it was made
+    try:
+        if state.is_main_process:
+            outcome = [make(), True]
+    finally:
+        if state.num_processes > 1:
+            broadcast_object_list(outcome)
+    if not outcome[1]:
+        sys.exit(1)
+    return outcome[0]
+
+
+if __name__ == "__main__":
+    run_entry(main)

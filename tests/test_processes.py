@@ -1,0 +1,115 @@
+"""A training in several real processes: the losses of one, one voice, one lock, one end."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import bbox_sub.train
+from shared.config import Config, dump_config
+from shared.errors import UserError
+from shared.work import locked
+from tests.conftest import PROJECT
+
+
+@pytest.fixture
+def options(tiny_data, tiny_config: Config, tmp_path):
+    """The arguments of an entry: 20 iterations in two phases, on pictures of differing sizes, with frozen norms."""
+    for name, box in (("000000/1", (0, 0, 64, 70)), ("000001/0", (0, 0, 50, 96))):
+        path = tiny_data / "train" / "image" / f"{name}.jpg"
+        with Image.open(path) as picture:
+            picture.crop(box).save(path)
+    tree = tiny_config.model_dump()
+    tree["detector"]["norm"] = "frozen"
+    phase = {"short_sides": [64, 80], "learning_rate": 0.001}
+    tree["detector_train"] |= {
+        "phases": [
+            {**phase, "iterations": 12, "batch_size": 4, "start": "last"},
+            {**phase, "iterations": 8, "batch_size": 2, "start": "best"},
+        ],
+        "warmup_iterations": 3,
+        "evaluate_every": 2,
+        "evaluate_pictures": 2,
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(Config.model_validate(tree)))
+    return lambda work: ["--config", str(path), "--data", str(tiny_data), "--work", str(tmp_path / work)]
+
+
+def run(*command):
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "PROCESSES": "2"}
+    return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def losses_of(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [
+            {name: float(value) for name, value in row.items() if name.startswith("loss")}
+            for row in csv.DictReader(file)
+            if row["loss"]
+        ]
+
+
+def test_two_processes_have_the_losses_of_one(options, tmp_path):
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
+    ended = run(sys.executable, "-m", *launch, "--module", "bbox_sub.train", *options("two"))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("phase 2 of 2: 8 iterations of 2 pictures from the best weights") == 1
+    assert ended.stdout == ""
+    bbox_sub.train.main(options("one"))
+    one, two = (losses_of(tmp_path / work / "weights" / "detector") for work in ("one", "two"))
+    assert len(one) == len(two) == 20 and len(one[0]) == 5
+    apart = [abs(a[name] - b[name]) for a, b in zip(one, two, strict=True) for name in a]
+    assert max(apart) < 1e-3
+    files = [
+        sorted(path.name for path in (tmp_path / work / "weights" / "detector").iterdir()) for work in ("one", "two")
+    ]
+    assert files[0] == files[1]
+
+
+def test_what_a_worker_finds_ends_all_processes_in_words(options, tiny_data, tmp_path):
+    """A picture that breaks off in the middle: only the process that reads its pixels can tell."""
+    path = tiny_data / "train" / "image" / "000001" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:1500])
+    ended = run("bash", PROJECT / "run.sh", "train", *options("work"))
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert ended.stderr.count(f"error: {path}: not a readable picture") == 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_only_the_main_process_holds_the_folder_and_speaks(options, tmp_path):
+    with locked(tmp_path / "work"):
+        ended = run("bash", PROJECT / "run.sh", "train", *options("work"))
+    assert ended.returncode == 1
+    assert ended.stderr.count("another run is using this work folder") == 1
+    assert ended.stderr.count("error:") == 1 and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(number, monkeypatch):
+    environment = {**os.environ, "PROCESSES": number}
+    command = ["bash", str(PROJECT / "run.sh"), "train", "--data", "nowhere"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 2 and f"PROCESSES: expected a number from 1, found '{number}'" in ended.stderr
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tiny_config):
+    bbox_sub.train.check_batch_sizes(tiny_config.detector_train, 2)
+    with pytest.raises(UserError, match=r"phases\.0\.batch_size: expected a multiple of 3.*found 2"):
+        bbox_sub.train.check_batch_sizes(tiny_config.detector_train, 3)
+
+
+def test_batch_norms_in_several_processes_are_told(tiny_config, caplog):
+    network = bbox_sub.train.training_network(tiny_config)
+    bbox_sub.train.warn_of_batch_norm(network, 1)
+    assert not caplog.text
+    bbox_sub.train.warn_of_batch_norm(network, 2)
+    assert "batch norms in 2 processes: each normalises by its own share" in caplog.text
+    caplog.clear()
+    frozen = tiny_config.detector.model_copy(update={"norm": "frozen"})
+    network = bbox_sub.train.training_network(tiny_config.model_copy(update={"detector": frozen}))
+    bbox_sub.train.warn_of_batch_norm(network, 2)
+    assert not caplog.text
