@@ -41,8 +41,8 @@ CANVAS = (120, 96)
 def network(tiny_config):
     """A detector whose pictures have fewer proposals than it would sample: shares then have unequal numbers of them."""
     torch.manual_seed(0)
-    few = {"rpn_post_nms_top_n_train": 50, "box_batch_size_per_image": 64}
-    network = build_detector(tiny_config.detector, load_pretrained=False, training=few)
+    few = tiny_config.detector.model_copy(update={"proposals": 50})
+    network = build_detector(few, load_pretrained=False, proposals_sampled=64)
     for part in network.modules():  # normalise by running means, as frozen ones do: a share's own would be others
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
             part.eval()

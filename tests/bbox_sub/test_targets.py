@@ -156,7 +156,7 @@ def test_zoom_changes_sizes_within_its_factor(drawn, tiny_config):
                 zoom=zoom,
                 flip=0.0,
                 batch_size=4,
-                phases=[{"iterations": 8, "short_sides": [64], "learning_rate": 0.1}],
+                phases=[{"iterations": 8, "short_sides": [64], "learning_rate": 0.1, "batch_size": 4, "start": "last"}],
             ),
         )
         targets = [target["boxes"] for step in range(8) for target in batches[step][1]]
