@@ -23,7 +23,20 @@ from tests.conftest import PROJECT
 from tests.drawing import numbered_frames, product_box, scene, write_video
 
 RUN = ["bash", str(PROJECT / "run.sh")]
-VERBS = ["setup", "sample", "check", "train", "infer", "score", "report", "demo", "test", "bench"]
+VERBS = [
+    "setup",
+    "sample",
+    "check",
+    "train",
+    "infer",
+    "score",
+    "evaluate",
+    "export-coco",
+    "report",
+    "demo",
+    "test",
+    "bench",
+]
 
 
 @pytest.fixture
