@@ -58,6 +58,10 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 < options.precision <= 1:
         raise UserError(f"--precision: expected a share above 0 and up to 1, found {options.precision:g}.")
     weights, folder = options.weights / "detector", options.work / "evaluation"
+    description, configured = read_description(weights), config.detector.model_dump()
+    refuse_other_architecture(
+        weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "freeze_batch_norm"}
+    )
     categories, max_pixels = config.detector.categories, config.data.max_pixels
     thresholds = {"photos": config.detect.photo_score, "frames": config.detect.video_score}
     least_score = min(LEAST_SCORE, *thresholds.values())
@@ -71,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         figures = {
             "data": str(options.data),
             "parts": sorted(set(dataset.media.part)),
-            "weights": read_description(weights)["sha256"],
+            "weights": description["sha256"],
             "min_iou": MIN_IOU,
             "thresholds": thresholds,
             **figures_of(pictures, truth, found, thresholds, categories, names),
@@ -121,11 +125,7 @@ def find_boxes(
     found: picture (the row's place in `pictures`), label, x1, y1, x2, y2, score, best first in each picture. sizes: a row per
     picture: width, height. Kept in <folder>/{photos,frames}, which are reused where nothing they depend on changed.
     """
-    description = read_description(weights)
-    configured = config.detector.model_dump()
-    refuse_other_architecture(
-        weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "freeze_batch_norm"}
-    )
+    description, configured = read_description(weights), config.detector.model_dump()
     chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
     model, tables = None, []
     for kind, short_side in (("photos", config.detect.photo_short_side), ("frames", config.detect.video_short_side)):

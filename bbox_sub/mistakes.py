@@ -28,7 +28,7 @@ def worst_misses(
             taken = "" if found.finds[row.nearest] == NONE else ", another's"
             why = f"IoU {row.nearest_iou:.2f}, score {found.score[row.nearest]:.2f}{taken}"
         else:
-            why = "no box on it"
+            why = "no box of its class"
         tiles.append(_tile(pictures, truth, found, row, f"{names[row.name - 1]}: {why}"))
     return tiles, len(missed)
 
