@@ -13,6 +13,7 @@ import metric_sub.infer
 import metric_sub.train
 from metric_sub.result import read_result
 from shared.config import Config, dump_config
+from shared.errors import UserError
 from shared.training import Checkpoint
 
 STAGES = {"detector": bbox_sub.train, "a": metric_sub.train}
@@ -86,3 +87,18 @@ def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(
         stage.main(options("work"))
     entries = read_result(tmp_path / "work" / "result.json")
     assert set(entries) <= {"000000", "000001", "000002"}
+
+
+def test_the_detector_learns_from_coco_files(options, tiny_data, tmp_path):
+    """train.json and validation.json, with a category of each of the data's labels."""
+    root = tiny_data / "train" / "image"
+    for part, item_id, name in (("train", "000000", "top"), ("validation", "000001", "skirt")):
+        images = [{"id": k, "file_name": f"{item_id}/{k}.jpg"} for k in (0, 1)]
+        boxes = [{"id": k, "image_id": k, "category_id": 4, "bbox": [10, 8, 38, 52]} for k in (0, 1)]
+        value = {"images": images, "annotations": boxes, "categories": [{"id": 4, "name": name}]}
+        (root / f"{part}.json").write_text(json.dumps(value))
+    arguments = options("coco", "--data", str(root), "detector.categories=[top, skirt]")
+    bbox_sub.train.main(arguments)
+    assert json.loads((tmp_path / "coco" / "weights" / "detector" / "model.json").read_text())["fingerprint"]
+    with pytest.raises(UserError, match="labels that it lacks: .'skirt'"):
+        bbox_sub.train.main([*arguments, "detector.categories=[top, bag]"])

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import bbox_sub.found
 import bbox_sub.judge
 from bbox_sub.detector import build_detector
 from shared.config import dump_config
@@ -31,7 +32,7 @@ def options(tiny_data, tiny_config, tmp_path, monkeypatch):
         loaded.append(least_score)
         return ProductFinder().eval(), config.detector
 
-    monkeypatch.setattr(bbox_sub.judge, "load_detector", load)
+    monkeypatch.setattr(bbox_sub.found, "load_detector", load)
     arguments = ["--data", str(tiny_data), "--weights", str(weights), "--work", str(tmp_path / "work")]
     return arguments, tmp_path / "work" / "evaluation", loaded
 
