@@ -67,8 +67,7 @@ def draw_crop(tile: Tile, max_pixels: int) -> Image.Image:
     x1, y1, x2, y2 = np.rint(clip_boxes(region, width, height)[0]).astype(int).tolist()
     scale = CROP / max(x2 - x1, y2 - y1)
     size = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
-    crop = Image.new("RGB", (CROP, CROP), PAPER_RGB)
-    crop.paste(Image.fromarray(image_rgb[y1:y2, x1:x2]).resize(size, Image.Resampling.LANCZOS))
+    crop = Image.fromarray(image_rgb[y1:y2, x1:x2]).resize(size, Image.Resampling.LANCZOS)
     draw, origin, font = ImageDraw.Draw(crop), np.array([x1, y1, x1, y1]), ImageFont.load_default(FONT)
     colours = np.where((tile.scores >= tile.threshold)[:, None], FOUND_RGB, BELOW_RGB).tolist()
     rows = [
@@ -88,7 +87,9 @@ def draw_crop(tile: Tile, max_pixels: int) -> Image.Image:
             at = min(max(0, left), size[0] - font.getlength(tag)), min(max(0, above), size[1] - LINE_HEIGHT)
             draw.rectangle((*at, at[0] + font.getlength(tag), at[1] + LINE_HEIGHT), colour)
             draw.text(at, tag, INK_RGB, font)
-    return crop
+    tile_sized = Image.new("RGB", (CROP, CROP), PAPER_RGB)
+    tile_sized.paste(crop)
+    return tile_sized
 
 
 def _plain(text: str) -> str:
