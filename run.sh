@@ -14,18 +14,20 @@ vid2shop: which item of the catalogue does a video show, in which frame, in whic
 
 usage: bash run.sh VERB [options] [section.key=value ...]
 
-  setup    make .venv and install the locked requirements (every verb does it when it is due)
-  sample   draw a data set:                 sample DIR [--items 40] [--seed 0]
-  check    look through a data set:         check --data DIR
-  train    train detector and embedders:    train --config FILE --data DIR --work DIR
-  infer    match items and videos:          infer --data DIR --work DIR > result.json
-  score    judge a result by annotations:   score --data DIR --result FILE
-  report   write a page to look at:         report --data DIR --work DIR
-  import-weights  detectron2's detector:    import-weights FILE --config FILE --out work/weights/detector
-  export-weights  the same the other way:   export-weights --weights work/weights --out FILE.pth
-  demo     all of the above on a drawn set: demo [--work DIR]
-  test     run the tests:                   test [pytest options]
-  bench    run a benchmark:                 bench [NAME]
+  setup           make .venv and install the locked requirements (every verb does it when it is due)
+  sample          draw a data set:                 sample DIR [--items 40] [--seed 0]
+  check           look through a data set:         check --data DIR
+  train           train detector and embedders:    train --config FILE --data DIR --work DIR
+  infer           match items and videos:          infer --data DIR --work DIR > result.json
+  score           judge a result by annotations:   score --data DIR --result FILE
+  evaluate        judge the detector by labels:    evaluate --data DIR --work DIR > detector.json
+  export-coco     write detections for others:     export-coco --work DIR --out FILE [--data FILE]
+  import-weights  read detectron2's detector:      import-weights FILE --out DIR [--config FILE]
+  export-weights  write one for detectron2:        export-weights --out FILE.pth [--weights DIR]
+  report          write a page to look at:         report --data DIR --work DIR
+  demo            draw, train, infer, score, report: demo [--work DIR]
+  test            run the tests:                   test [pytest options]
+  bench           run a benchmark:                 bench [NAME]
 
 `bash run.sh VERB -h` tells a verb's options.
 END
@@ -33,20 +35,24 @@ END
 
 common_options='options:
   --config FILE        the pipeline'"'"'s YAML (default: the one the weights were trained with, else configs/cpu.yaml)
-  --data DIR           the data set (default: data)
+  --data DIR           the data set: a folder, or a COCO .json file (default: data)
   --work DIR           where steps keep their files (default: work)
   --weights DIR        the trained models (default: <work>/weights)
   --fresh              rebuild what is already there
-  section.key=value    change one key of the config, for example match.keep_quantile=0.3
-RUNNER=docker runs each stage of train and infer in its container; the default runs here.'
+  section.key=value    change one key of the config, for example match.keep_quantile=0.3'
+stage_options='  --stage detect|match run this stage alone: the detector, or the embedders and the matching
+RUNNER=docker runs each stage in its container; the default runs here.'
 
 help_of() {
     case "$1" in
         setup) echo "usage: bash run.sh setup"; echo "Makes .venv beside run.sh and installs requirements.lock, unless that is done. PYTHON names the interpreter (default: python3, 3.11 or newer)." ;;
         sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 1]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
         check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is." ;;
-        train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options"; echo "PROCESSES=N trains the detector in N processes, each on a GPU of its own or all on the CPU; they share every batch." ;;
-        infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "$common_options" ;;
+        train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options"; echo "$stage_options"; echo "PROCESSES=N trains the detector in N processes, each on a GPU of its own or all on the CPU; they share every batch." ;;
+        infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "With --stage detect it leaves <work>/detections and prints nothing."; echo "$common_options"; echo "$stage_options" ;;
+        evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > detector.json"; echo "Judges the detector by labelled pictures: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms. All is in <work>/evaluation."; echo "$common_options"
+            echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose thresholds for (default: 0.9)" ;;
+        export-coco) echo "usage: bash run.sh export-coco --work DIR --out FILE [--data FILE]"; echo "Writes <work>/detections as COCO results. --data names a COCO file, whose ids are then taken; without it ids are made, and FILE's pictures are listed beside it in <name>.images.json." ;;
         score) echo "usage: bash run.sh score --data DIR --result FILE [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score as JSON, by kind of item where items.json tells kinds." ;;
         report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture also writes a PNG of the nearest matches." ;;
         import-weights) echo "usage: bash run.sh import-weights FILE --out DIR [--config FILE] [section.key=value ...]"; echo "Makes the detector's folder DIR of a detectron2 checkpoint (.pth, .pkl, .safetensors): a VoVNet alone or a whole detector." ;;
@@ -98,11 +104,12 @@ stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in
 }
 
 in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
-    local package="$1" module="$2" data work weights config gpus=() mounts=() pass=()
+    local package="$1" module="$2" data work weights config inside=/data gpus=() mounts=() pass=()
     shift 2
     data="$(option data data "$@")"
-    [ -d "$data" ] || { echo "error: $data: no such folder; --data wants one that holds image/<item>/ and video/" >&2; exit 1; }
+    [ -e "$data" ] || { echo "error: $data: no such folder; --data wants one that holds image/<item>/ and video/, or a COCO .json file" >&2; exit 1; }
     data="$(realpath "$data")"
+    if [ -f "$data" ]; then inside="/data/$(basename "$data")"; data="$(dirname "$data")"; fi  # a COCO file: its pictures are beside it
     work="$(option work work "$@")"; mkdir -p "$work"; work="$(realpath "$work")"
     weights="$(option weights "$work/weights" "$@")"; mkdir -p "$weights"; weights="$(realpath "$weights")"
     config="$(option config "" "$@")"
@@ -121,18 +128,38 @@ in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
     [ ! -d "$root/$package/pretrained" ] || mounts+=(--volume "$root/$package/pretrained:/app/$package/pretrained:ro")
     docker run --rm --read-only --tmpfs /tmp --ipc host --user "$(id -u):$(id -g)" "${gpus[@]}" \
         --volume "$data:/data:ro" --volume "$work:/work" --volume "$weights:/weights" --volume "$config:/config.yaml:ro" "${mounts[@]}" \
-        "vid2shop-$package" python $module --config /config.yaml --data /data --work /work --weights /weights "${pass[@]}"
+        "vid2shop-$package" python $module --config /config.yaml --data "$inside" --work /work --weights /weights "${pass[@]}"
+}
+
+stages() {  # stages VERB ARGS...: both stages of train or infer, or the one that --stage names
+    local verb="$1" chosen pass=()
+    shift
+    chosen="$(option stage both "$@")"
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --stage) shift ;;
+            --stage=*) ;;
+            *) pass+=("$1") ;;
+        esac
+        shift
+    done
+    case "$chosen" in both|detect|match) ;; *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;; esac
+    [ "$chosen" = match ] || stage bbox_sub "$verb" "${pass[@]}"
+    [ "$chosen" = detect ] || stage metric_sub "$verb" "${pass[@]}"
 }
 
 train() {
-    stage bbox_sub train "$@"
-    stage metric_sub train "$@"
+    stages train "$@"
 }
 
 infer() {
-    stage bbox_sub infer "$@"
-    stage metric_sub infer "$@"
-    cat "$(option work work "$@")/result.json"
+    stages infer "$@"
+    [ "$(option stage both "$@")" = detect ] || cat "$(option work work "$@")/result.json"
+}
+
+evaluate() {
+    "$python" -m bbox_sub.judge "$@" >&2
+    cat "$(option work work "$@")/evaluation/detector.json"
 }
 
 score() {
@@ -162,7 +189,7 @@ demo() {
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|train|infer|score|report|import-weights|export-weights|demo|test|bench) ;;
+    setup|sample|check|train|infer|score|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac
@@ -181,6 +208,7 @@ case "$verb" in
     report) "$python" -m metric_sub.report "$@" ;;
     import-weights) "$python" -m bbox_sub.import_weights "$@" ;;
     export-weights) "$python" -m bbox_sub.export_weights "$@" ;;
+    export-coco) "$python" -m bbox_sub.coco_results "$@" ;;
     test) cd "$root" && "$python" -m pytest "$@" ;;
     bench) "$python" -m benchmarks "$@" ;;
     *) "$verb" "$@" ;;

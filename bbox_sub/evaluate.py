@@ -15,6 +15,12 @@ from shared.frames import read_picture
 from shared.progress import progress_bar
 
 PICTURES_AT_ONCE = 16
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # px2, COCO's
+
+Truth = tuple[np.ndarray, np.ndarray, tuple[int, int]]  # of a picture: boxes_xyxy (N, 4), labels (N,), size_hw
+Found = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # as detect_boxes gives it: boxes_xyxy (N, 4), scores (N,), labels (N,)
 
 
 def evaluate_detector(model: GeneralizedRCNN, pictures: list[LabelledPicture], config: Config) -> dict[str, float]:
@@ -51,52 +57,70 @@ def evaluate_detector(model: GeneralizedRCNN, pictures: list[LabelledPicture], c
     return average_precision(truth, found, config.detector.categories)
 
 
-def average_precision(
-    truth: list[tuple[np.ndarray, np.ndarray, tuple[int, int]]],
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    categories: list[str],
-) -> dict[str, float]:
-    """COCO's mAP, AP50 and AR of detections (boxes, scores, labels) against truth (boxes, labels, size_hw), picture by picture.
+def average_precision(truth: list[Truth], found: list[Found], categories: list[str]) -> dict[str, float]:
+    """COCO's mAP, AP50 and AR of what was found against truth, picture by picture. Without one true box all three are 0."""
+    precision, recall = coco_curves(truth, found, categories)
+    return {name: value or 0.0 for name, value in _figures(precision[..., 0], recall[..., 0]).items()}
 
-    Without one true box all three are 0.
+
+def average_precision_by(truth: list[Truth], found: list[Found], categories: list[str]) -> dict:
+    """{'mAP', 'AP50', 'AR', 'by_size': {size: the three}, 'by_class': {category: the three}}; None where there is no true box.
+
+    Sizes are COCO's: SIZES, by the area of the box in pixels of its picture.
+    """
+    precision, recall = coco_curves(truth, found, categories)
+    return {
+        **_figures(precision[..., 0], recall[..., 0]),
+        "by_size": {size: _figures(precision[..., k], recall[..., k]) for k, size in enumerate(SIZES, 1)},
+        "by_class": {name: _figures(precision[:, :, [k], 0], recall[:, [k], 0]) for k, name in enumerate(categories)},
+    }
+
+
+def coco_curves(truth: list[Truth], found: list[Found], categories: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """pycocotools' precision (10 IoUs, 101 recalls, categories, 4 sizes) and recall (10, categories, 4), with up to 100 boxes.
+
+    IoUs are 0.50, 0.55, ..., 0.95, sizes all, small, medium, large; -1 where there is no true box.
     """
     images = [{"id": k, "height": size_hw[0], "width": size_hw[1]} for k, (_, _, size_hw) in enumerate(truth)]
-    annotations = [
-        {
-            "image_id": k,
-            "category_id": int(label),
-            "bbox": _xywh(box),
-            "area": float(np.prod(box[2:] - box[:2])),
-            "iscrowd": 0,
-        }
+    expected = [
+        _annotation(k, box, label)
         for k, (boxes, labels, _) in enumerate(truth)
         for box, label in zip(boxes, labels, strict=True)
     ]
-    for number, annotation in enumerate(annotations, 1):
-        annotation["id"] = number
     results = [
-        {"image_id": k, "category_id": int(label), "bbox": _xywh(box), "score": float(score)}
+        {**_annotation(k, box, label), "score": float(score)}
         for k, detected in enumerate(found)
         for box, score, label in zip(*detected, strict=True)
     ]
-    if not annotations or not results:
-        return {"mAP": 0.0, "AP50": 0.0, "AR": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
-        coco = COCO()
-        coco.dataset = {
-            "images": images,
-            "annotations": annotations,
-            "categories": [{"id": k, "name": name} for k, name in enumerate(categories, 1)],
-            "info": {},
-        }
-        coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(results), "bbox")
+        judge = COCOeval(_coco(images, expected, categories), _coco(images, results, categories), "bbox")
         judge.evaluate()
         judge.accumulate()
-        judge.summarize()
-    return {"mAP": float(judge.stats[0]), "AP50": float(judge.stats[1]), "AR": float(judge.stats[8])}
+    return judge.eval["precision"][..., -1], judge.eval["recall"][..., -1]
 
 
-def _xywh(box_xyxy: np.ndarray) -> list[float]:
+def _annotation(picture: int, box_xyxy: np.ndarray, label: int) -> dict:
     x1, y1, x2, y2 = (float(side) for side in box_xyxy)
-    return [x1, y1, x2 - x1, y2 - y1]
+    bbox = [x1, y1, x2 - x1, y2 - y1]
+    return {"image_id": picture, "category_id": int(label), "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0}
+
+
+def _coco(images: list[dict], annotations: list[dict], categories: list[str]) -> COCO:
+    coco = COCO()
+    coco.dataset = {
+        "images": images,
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(categories, 1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _figures(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | None]:
+    return {"mAP": _mean(precision), "AP50": _mean(precision[0]), "AR": _mean(recall)}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Over the values that there are; pycocotools marks the others with -1."""
+    values = values[values > -1]
+    return float(values.mean()) if len(values) else None

@@ -23,10 +23,11 @@ from metric_sub.vote import cast_votes, match_items
 from shared.boxes import clip_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
-from shared.dataset import Dataset, read_dataset
+from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
+from shared.tables import Dataset
 
 log = logging.getLogger("histogram")
 

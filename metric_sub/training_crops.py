@@ -8,10 +8,11 @@ import pandas as pd
 
 from shared.boxes import clip_boxes, expand_boxes
 from shared.config import Config
-from shared.dataset import Dataset, media_fingerprint
+from shared.dataset import media_fingerprint
 from shared.errors import UserError
 from shared.frames import read_picture, write_jpeg
 from shared.progress import progress_bar
+from shared.tables import Dataset
 from shared.work import Step, chunks, table_fingerprint
 
 PICTURES_PER_PART = 200

@@ -12,9 +12,10 @@ import pandas as pd
 
 from shared.boxes import clip_boxes
 from shared.cli import config_of, parse_options, run_entry
-from shared.dataset import SINGLE_PART, Dataset, annotation_path, read_dataset
+from shared.dataset import annotation_path, coco_files, read_dataset
 from shared.media import MediaError, probe_video, read_photo
 from shared.progress import progress_bar
+from shared.tables import SINGLE_PART, Dataset
 
 OVERRUN_PX = 2  # labels may pass the picture's edge by rounding; more means that they belong to another picture
 
@@ -23,7 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Look through a data set.", argv)
     dataset = read_dataset(options.data)
     sizes, faults = read_all(dataset, config_of(options).data.max_pixels)
-    faults += dataset.problems + misplaced_labels(dataset, sizes) + orphans(options.data, dataset)
+    faults += dataset.problems + misplaced_labels(dataset, sizes)
+    if not coco_files(options.data):
+        faults += orphans(options.data, dataset)
     print(table_of(dataset, faults))
     for path, fault in faults:
         print(f"{path}: {fault}")

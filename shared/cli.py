@@ -13,20 +13,23 @@ from shared.errors import UserError
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "cpu.yaml"
 
 
-def parse_options(description: str, argv: list[str] | None, *extra: tuple[str, str]) -> argparse.Namespace:
-    """The options of every entry (config, data, work, weights, fresh, overrides) plus `extra` (name, help) paths.
+def parse_options(description: str, argv: list[str] | None, *extra: tuple) -> argparse.Namespace:
+    """The options of every entry (config, data, work, weights, fresh, overrides) plus `extra`: (name, help) for a path,
+    (name, help, what argparse is to know) for another.
 
     Paths come as `Path`; `weights` defaults to `<work>/weights`; `config` defaults to the one that the weights were trained
     with, where they have one, else to configs/cpu.yaml.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="the data set's folder (default: data)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="the data set's folder or COCO file (default: data)"
+    )
     parser.add_argument("--work", type=Path, default=Path("work"), help="where steps keep their files (default: work)")
     parser.add_argument("--weights", type=Path, help="the models' folder (default: <work>/weights)")
     parser.add_argument("--fresh", action="store_true", help="rebuild what is already there")
-    for name, text in extra:
-        parser.add_argument(name, type=Path, help=text)
+    for name, text, *more in extra:
+        parser.add_argument(name, help=text, **(more[0] if more else {"type": Path}))
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args(argv)
     options.weights = options.weights or options.work / "weights"

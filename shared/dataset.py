@@ -1,38 +1,29 @@
-"""Reads a data set's folders: the Watch-and-Buy layout with its annotations, or plain folders without any.
+"""Reads a data set: the Watch-and-Buy layout with its annotations, plain folders without any, or COCO files.
 
 <root>/                        or <root>/<part>/ for several parts
     image/<item_id>/<name>.jpg          image_annotation/<item_id>/<name>.json
     video/<video_id>.mp4                video_annotation/<video_id>.json
 items.json (of the root or of the folder above it) may tell each item's kind.
+<root> may also be a COCO file, or a folder of such files (see shared/coco.py).
 """
 
 import json
+import logging
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from shared.errors import UserError
+from shared.coco import read_coco
+from shared.errors import UserError, first_fault
+from shared.tables import MEDIA_COLUMNS, SINGLE_PART, Dataset, label_table, labelled_table, media_row
 from shared.work import table_fingerprint
 
-MEDIA_COLUMNS = ["media_id", "kind", "part", "item_id", "name", "path", "bytes", "mtime_ns"]
-LABEL_COLUMNS = [
-    "media_id",
-    "frame_index",
-    "label",
-    "viewpoint",
-    "display",
-    "instance_id",
-    "product_id",
-    "x1",
-    "y1",
-    "x2",
-    "y2",
-]
+log = logging.getLogger("data")
+
+KINDS_FILE = "items.json"
 NO_MEDIA = {".json", ".txt", ".csv", ".md", ".xml", ".db", ".ini", ".html"}
-SINGLE_PART = "."
 
 
 class _Annotation(BaseModel):
@@ -56,45 +47,34 @@ class _VideoAnnotation(BaseModel):
     frames: list[_LabelledFrame]
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """media: a row per photo and video (MEDIA_COLUMNS; kind 'photo' or 'video'; for a video item_id is its video_id).
-    labels: a row per labelled box (LABEL_COLUMNS; pixels of the upright picture; product_id '' for a distractor).
-    labelled: a row per annotated photo or frame (media_id, frame_index), also those without boxes.
-    kinds: item_id -> kind, from items.json. problems: (path, what is wrong) of what does not fit."""
-
-    media: pd.DataFrame
-    labels: pd.DataFrame
-    labelled: pd.DataFrame
-    kinds: dict[str, str] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-
-    def of_media(self, keep: pd.Series) -> "Dataset":
-        """The part of the data set whose media rows are True in `keep`."""
-        media = self.media[keep.to_numpy()].reset_index(drop=True)
-        labels = self.labels[self.labels.media_id.isin(media.media_id)].reset_index(drop=True)
-        labelled = self.labelled[self.labelled.media_id.isin(media.media_id)].reset_index(drop=True)
-        return Dataset(media, labels, labelled, self.kinds, self.problems)
-
-
 def read_media(root: Path) -> pd.DataFrame:
-    """The photos and videos under `root`, sorted by media_id (the path from `root`). Reads no file, only names.
+    """The photos and videos under `root`, sorted by media_id (the path from `root`). Reads names and COCO files, no media.
 
-    Raises UserError where the folder is missing, holds no image/ or video/, or where two videos or two photos
-    of one item share a name up to the extension (ids would clash).
+    Raises UserError where the folder is missing, holds neither image/ nor video/ nor COCO files, or where two videos or
+    two photos of one item share a name up to the extension (ids would clash).
     """
+    if files := coco_files(root):
+        dataset = read_coco(files)
+        if dataset.problems:
+            log.warning(
+                "%s: %d entries do not fit and are left out, for example %s; `bash run.sh check` lists them",
+                root,
+                len(dataset.problems),
+                dataset.problems[0][1],
+            )
+        return dataset.media
     root, rows = Path(root).absolute(), []
     for part, folder in _parts(root):
         for path in sorted(_children(folder / "image")):
             if path.is_dir():
                 rows += [
-                    _media_row(root, part, "photo", path.name, file)
+                    media_row(root, part, "photo", path.name, file)
                     for file in sorted(_children(path))
                     if _is_media(file)
                 ]
         for path in sorted(_children(folder / "video")):
             files = sorted(_children(path)) if path.is_dir() else [path]
-            rows += [_media_row(root, part, "video", file.stem, file) for file in files if _is_media(file)]
+            rows += [media_row(root, part, "video", file.stem, file) for file in files if _is_media(file)]
     media = pd.DataFrame(rows, columns=MEDIA_COLUMNS)
     if media.empty:
         raise UserError(
@@ -117,6 +97,8 @@ def read_dataset(root: Path) -> Dataset:
 
     Raises UserError as `read_media` does, and for an items.json that is not a list of {item_id, kind}.
     """
+    if files := coco_files(root):
+        return read_coco(files)
     media = read_media(root)
     labels, labelled, problems = [], [], []
     for row in media.itertuples():
@@ -152,8 +134,8 @@ def read_dataset(root: Path) -> Dataset:
                     )
     return Dataset(
         media,
-        pd.DataFrame(labels, columns=LABEL_COLUMNS).astype(dict.fromkeys(["x1", "y1", "x2", "y2"], "float32")),
-        pd.DataFrame(labelled, columns=["media_id", "frame_index"]),
+        label_table(labels),
+        labelled_table(labelled),
         _read_kinds(root),
         problems,
     )
@@ -187,7 +169,7 @@ def train_and_validation(
             )
         if not len(side.media):
             raise UserError(
-                f"no folder begins with any of {prefixes}; found {sorted(set(dataset.media.part))}. Name the parts in the config."
+                f"no folder or COCO file begins with any of {prefixes}; found {sorted(set(dataset.media.part))}. Name the parts in the config."
             )
     return sides
 
@@ -218,20 +200,37 @@ def item_of_instance(instance_id: int) -> str:
     return "0" + str(instance_id)[1:6]
 
 
+def coco_files(root: Path) -> list[Path]:
+    """The COCO files that `root` stands for: itself, or the .json files of a folder that has no image/ or video/; else none."""
+    root = Path(root)
+    if root.is_file() and root.suffix.lower() == ".json":
+        return [root]
+    if not root.is_dir() or _folders_with_media(root):
+        return []
+    return sorted(path for path in _children(root) if path.suffix.lower() == ".json" and path.name != KINDS_FILE)
+
+
 def _parts(root: Path) -> list[tuple[str, Path]]:
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder. --data wants a folder that holds image/<item>/ and video/.")
-    holds = [
+        raise UserError(
+            f"{root}: no such folder. --data wants a folder that holds image/<item>/ and video/, or a COCO .json file."
+        )
+    holds = _folders_with_media(root)
+    if not holds:
+        raise UserError(
+            f"{root}: expected image/<item>/ and video/ here or one folder below, or COCO .json files here, "
+            f"found {sorted(p.name for p in _children(root))[:5]}."
+        )
+    return [(SINGLE_PART, root)] if holds[0] == root else [(folder.name, folder) for folder in holds]
+
+
+def _folders_with_media(root: Path) -> list[Path]:
+    return [
         folder
         for folder in [root, *sorted(_children(root))]
         if (folder / "image").is_dir() or (folder / "video").is_dir()
     ]
-    if not holds:
-        raise UserError(
-            f"{root}: expected image/<item>/ and video/ here or one folder below, found {sorted(p.name for p in _children(root))[:5]}."
-        )
-    return [(SINGLE_PART, root)] if holds[0] == root else [(folder.name, folder) for folder in holds]
 
 
 def _children(folder: Path) -> list[Path]:
@@ -240,17 +239,6 @@ def _children(folder: Path) -> list[Path]:
 
 def _is_media(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() not in NO_MEDIA
-
-
-def _media_row(root: Path, part: str, kind: str, item_id: str, path: Path) -> tuple:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{path!s:.200a}: the name is not valid UTF-8, so no table can hold it. Rename the file."
-        ) from None
-    stat = path.stat()
-    return path.relative_to(root).as_posix(), kind, part, item_id, path.stem, str(path), stat.st_size, stat.st_mtime_ns
 
 
 def _read_annotation(path: Path, kind: str) -> list[_LabelledFrame]:
@@ -271,7 +259,7 @@ def _fault(annotation: _Annotation) -> str:
 
 
 def _read_kinds(root: Path) -> dict[str, str]:
-    for path in (Path(root) / "items.json", Path(root).resolve().parent / "items.json"):
+    for path in (Path(root) / KINDS_FILE, Path(root).resolve().parent / KINDS_FILE):
         if path.is_file():
             try:
                 return {
@@ -286,7 +274,4 @@ def _read_kinds(root: Path) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        problem = error.errors()[0]
-        return f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}, found {problem['input']!r:.60}"
-    return f"{type(error).__name__}: {error}"
+    return first_fault(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from shared.dataset import Dataset, media_fingerprint
+from shared.dataset import media_fingerprint
 from shared.errors import UserError
 from shared.media import MediaError, probe_photo, read_frames, read_photo
 from shared.progress import progress_bar
+from shared.tables import Dataset
 from shared.work import Step, chunks, table_fingerprint, write_whole
 
 VIDEOS_PER_PART = 8
@@ -55,7 +56,8 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
     )
     if pictures.empty:
         raise UserError(
-            "no annotated photo or frame to train on: expected image_annotation/ and video_annotation/ beside image/ and video/."
+            "no annotated photo or frame: expected image_annotation/ and video_annotation/ beside image/ and video/, "
+            "or a COCO file with annotations."
         )
     return pictures
 

@@ -23,7 +23,20 @@ from tests.conftest import PROJECT
 from tests.drawing import numbered_frames, product_box, scene, write_video
 
 RUN = ["bash", str(PROJECT / "run.sh")]
-VERBS = ["setup", "sample", "check", "train", "infer", "score", "report", "demo", "test", "bench"]
+VERBS = [
+    "setup",
+    "sample",
+    "check",
+    "train",
+    "infer",
+    "score",
+    "evaluate",
+    "export-coco",
+    "report",
+    "demo",
+    "test",
+    "bench",
+]
 
 
 @pytest.fixture
@@ -234,6 +247,28 @@ def test_check_prints_the_counts_and_fails_on_what_does_not_fit(tiny_data):
     )
 
 
+def test_evaluate_prints_json_alone_and_leaves_its_pictures(tiny_data, untrained, tmp_path):
+    work = tmp_path / "work"
+    ended = run("evaluate", "--data", tiny_data, "--weights", untrained, "--work", work, "--part", "validation")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["all"]["pictures"] == 7 and "frames: " in ended.stderr
+    assert {"detector.json", "thresholds.json", "thresholds.png", "misses.png", "false_alarms.png"} <= {
+        path.name for path in (work / "evaluation").iterdir()
+    }
+
+
+def test_one_stage_alone_then_its_detections_for_others(plain_data, untrained, tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out.json"
+    ended = infer(plain_data, untrained, work, "--stage", "detect")
+    assert ended.returncode == 0 and ended.stdout == "" and not (work / "embeddings").exists(), ended.stderr
+    ended = run("export-coco", "--work", work, "--out", out)
+    assert ended.returncode == 0 and ended.stdout == "", ended.stderr
+    assert json.loads(out.read_text()) and (tmp_path / "out.images.json").is_file()
+    ended = infer(plain_data, untrained, work, "--stage=match")
+    assert ended.returncode == 0 and json.loads(ended.stdout) is not None, ended.stderr
+    assert run("train", "--stage", "both of them").returncode == 2
+
+
 def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untrained, tmp_path):
     stub = tmp_path / "bin" / "docker"
     stub.parent.mkdir()
@@ -259,3 +294,9 @@ def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untraine
         assert call[-2:] == ["--fresh", "match.max_distance=1"]
         inside = call[call.index("python") :]
         assert str(plain_data) not in " ".join(inside) and str(work) not in " ".join(inside)
+    coco = plain_data / "my coco.json"
+    coco.write_text("{}")
+    (tmp_path / "calls").unlink()
+    assert infer(coco, untrained, work, "--stage", "detect", env=environment).returncode == 0
+    [call] = [call for call in (tmp_path / "calls").read_text().split("--end--\n") if call.startswith("run\n")]
+    assert f"{plain_data}:/data:ro\n" in call and "--data\n/data/my coco.json\n" in call and "--stage" not in call

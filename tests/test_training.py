@@ -216,3 +216,18 @@ def test_the_log_has_every_loss_of_every_iteration_and_the_rate(options, tmp_pat
         losses = [float(value) for name, value in row.items() if name.startswith("loss_")]
         assert len(losses) == 4 and sum(losses) == pytest.approx(float(row["loss"]))
     assert [float(row["rate"]) for row in rows] == pytest.approx([0.0005, 0.001, 0.001] * 2)
+
+
+def test_the_detector_learns_from_coco_files(options, tiny_data, tmp_path):
+    """train.json and validation.json, with a category of each of the data's labels."""
+    root = tiny_data / "train" / "image"
+    for part, item_id, name in (("train", "000000", "top"), ("validation", "000001", "skirt")):
+        images = [{"id": k, "file_name": f"{item_id}/{k}.jpg"} for k in (0, 1)]
+        boxes = [{"id": k, "image_id": k, "category_id": 4, "bbox": [10, 8, 38, 52]} for k in (0, 1)]
+        value = {"images": images, "annotations": boxes, "categories": [{"id": 4, "name": name}]}
+        (root / f"{part}.json").write_text(json.dumps(value))
+    arguments = options("coco", "--data", str(root), "detector.categories=[top, skirt]")
+    bbox_sub.train.main(arguments)
+    assert json.loads((tmp_path / "coco" / "weights" / "detector" / "model.json").read_text())["fingerprint"]
+    with pytest.raises(UserError, match="labels that it lacks: .'skirt'"):
+        bbox_sub.train.main([*arguments, "detector.categories=[top, bag]"])

@@ -35,6 +35,13 @@ def test_options_and_overrides_in_any_order():
     assert config.match.keep_quantile == 0.5 and config.seed == 3
 
 
+def test_an_option_of_another_type():
+    extra = ("--part", "a part", {"action": "append"}), ("--share", "a share", {"type": float, "default": 0.9})
+    options = parse_options("x", ["--part", "a", "seed=3", "--part=b"], *extra)
+    assert options.part == ["a", "b"] and options.share == 0.9 and options.overrides == ["seed=3"]
+    assert parse_options("x", ["--share", "0.5"], *extra).share == 0.5
+
+
 def test_the_config_that_the_weights_were_trained_with_goes_first(tmp_path):
     arguments = ["--work", str(tmp_path), "--weights", str(tmp_path / "models")]
     assert parse_options("x", arguments).config == DEFAULT_CONFIG
