@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn import functional
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
@@ -21,4 +21,5 @@ def resized_size(height: int, width: int, short_side: int, max_side: int) -> tup
 def resize_picture(image_rgb: np.ndarray, size_hw: tuple[int, int]) -> torch.Tensor:
     """uint8 (H, W, 3) -> uint8 (3, h, w); bilinear over the area that a pixel stands for, as Pillow does it (within one grey level)."""
     image = torch.from_numpy(np.ascontiguousarray(image_rgb)).permute(2, 0, 1)  # (3, H, W)
-    return transforms.resize(image, list(size_hw), antialias=True).contiguous()  # (3, h, w)
+    resized = functional.interpolate(image[None], size_hw, mode="bilinear", antialias=True)  # (1, 3, h, w)
+    return resized[0].contiguous()  # (3, h, w)
