@@ -8,7 +8,7 @@ import pytest
 
 from metric_sub.result import check_result
 from metric_sub.score import Truth, main, score_result, score_table
-from shared.dataset import LABEL_COLUMNS
+from shared.tables import LABEL_COLUMNS
 from shared.errors import UserError
 
 SETTINGS = {"weights": (0.2, 0.6, 0.2), "rules": "product", "frame_policy": "nearest", "min_iou": 0.5}
