@@ -42,6 +42,7 @@ def tiny_config() -> Config:
             "detector.pyramid_channels=16",
             "detector.box_head_features=32",
             "detector_train.workers=0",
+            "detector_train.evaluate_every=1",
             "detector_train.phases.0.batch_size=2",
             "detector_train.precision=no",
             f"embedders=[{{name: a, seed: 0, {embedder}}}, {{name: b, seed: 1, {embedder}}}]",
