@@ -144,8 +144,8 @@ stages() {  # stages VERB ARGS...: both stages of train or infer, or the one tha
         shift
     done
     case "$chosen" in both|detect|match) ;; *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;; esac
-    [ "$chosen" = match ] || stage bbox_sub "$verb" "${pass[@]}"
-    [ "$chosen" = detect ] || stage metric_sub "$verb" "${pass[@]}"
+    [ "$chosen" = match ] || stage bbox_sub "$verb" ${pass[@]+"${pass[@]}"}
+    [ "$chosen" = detect ] || stage metric_sub "$verb" ${pass[@]+"${pass[@]}"}
 }
 
 train() {

@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     file = one_coco_file(options.data) if options.data else None
     if not options.work.is_dir():
         raise UserError(f"{options.work}: no such work folder. Run `bash run.sh infer --stage detect` first.")
+    for path in (options.out, *([] if file else [images_path(options.out)])):
+        if path.exists():
+            raise UserError(f"{path}: is there already. Move it away, or name another --out.")
     with locked(options.work):
         steps = [read_step(options.work / "detections" / kind) for kind in ("photos", "videos")]
         detections = pd.concat([step.table("table") for step in steps], ignore_index=True)

@@ -54,6 +54,13 @@ class VoVNetBackbone(Backbone):
         return self._shapes
 
 
+class Float32Pooler(ROIPooler):
+    """detectron2's pooler with boxes in float32 under autocast too: its own rounds them to its features' precision."""
+
+    def forward(self, x: list[Tensor], box_lists: list) -> Tensor:
+        return super().forward([level.float() for level in x], box_lists)
+
+
 class Detectron2RCNN(nn.Module):
     """detectron2's GeneralizedRCNN that takes and gives what torchvision's does; its state dict has our names."""
 
@@ -113,7 +120,7 @@ def build_detectron2(
         positive_fraction=0.25,
         proposal_matcher=Matcher([0.5], [0, 1]),
         box_in_features=list(LEVELS[:4]),
-        box_pooler=ROIPooler(7, [1 / shapes[level].stride for level in LEVELS[:4]], 0, "ROIAlignV2"),
+        box_pooler=Float32Pooler(7, [1 / shapes[level].stride for level in LEVELS[:4]], 0, "ROIAlignV2"),
         box_head=head,
         box_predictor=FastRCNNOutputLayers(
             head.output_shape,

@@ -18,6 +18,13 @@ BODY = "backbone.body."
 STEM = "stem.0.conv.weight"
 CLASSES = ("roi_heads.box_predictor.cls_score.", "roi_heads.box_predictor.bbox_pred.")
 CONSTANTS = re.compile(r"(.*\.)?(num_batches_tracked|anchor_generator\.cell_anchors\.\d+)|pixel_mean|pixel_std")
+VOVNETS = (
+    "ese_vovnet19b_slim",
+    "ese_vovnet19b",
+    "ese_vovnet39b",
+    "ese_vovnet57b",
+    "ese_vovnet99b",
+)  # that detectron2 has too
 PARTS = {  # of the network behind the body: ours -> detectron2's
     **{f"backbone.pyramid.inner_blocks.{k}.0.": f"backbone.fpn_lateral{k + 2}." for k in range(4)},
     **{f"backbone.pyramid.layer_blocks.{k}.0.": f"backbone.fpn_output{k + 2}." for k in range(4)},
@@ -46,7 +53,7 @@ def from_detectron2(state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[place + name.removeprefix(PARTS[place])] = background_first(name, value)
         else:
             renamed[BODY + timm_name(name.removeprefix("backbone.").removeprefix("bottom_up."))] = value
-    if BODY + STEM in renamed:
+    if BODY + STEM in renamed and renamed[BODY + STEM].shape[1] == 3:
         scale = 255 * torch.tensor(IMAGENET_DEFAULT_STD) / std
         renamed[BODY + STEM] = renamed[BODY + STEM][:, [2, 1, 0]] * scale.view(1, 3, 1, 1)
     return renamed

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from bbox_sub.detector import load_detector
-from bbox_sub.detectron2_names import to_detectron2
+from bbox_sub.detectron2_names import VOVNETS, to_detectron2
 from shared.cli import run_entry
 from shared.errors import UserError
 from shared.work import write_whole
@@ -31,13 +31,14 @@ def main(argv: list[str] | None = None) -> None:
 def export_weights(folder: Path, file: Path) -> None:
     """Writes {"model": weights under detectron2's names} with torch.save.
 
-    Raises UserError for a network that detectron2's VoVNets cannot be: without eSE in every block, or normalised by groups.
+    Raises UserError for a network that detectron2's VoVNets cannot be: of another form, without eSE in every block, or
+    normalised by groups.
     """
     model, config = load_detector(folder, least_score=0.0, engine="torchvision")
-    for key, wanted in (("ese_in_every_block", [True]), ("norm", ["batch", "frozen"])):
+    for key, wanted in (("backbone", VOVNETS), ("ese_in_every_block", [True]), ("norm", ["batch", "frozen"])):
         if getattr(config, key) not in wanted:
             raise UserError(
-                f"{folder}: detectron2's VoVNets have {key} {wanted[0]!r}, this one {getattr(config, key)!r}."
+                f"{folder}: detectron2's VoVNets have {key} {' or '.join(map(str, wanted))}, this one {getattr(config, key)}."
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     state = to_detectron2(model.state_dict())

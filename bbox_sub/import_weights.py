@@ -5,7 +5,6 @@ architecture. detectron2 is not needed and no code of the file runs.
 """
 
 import argparse
-import hashlib
 import logging
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import torch
 from bbox_sub.body import preprocessing
 from bbox_sub.checkpoint import read_checkpoint
 from bbox_sub.detector import build_detector
-from bbox_sub.detectron2_names import BODY, CLASSES, from_detectron2
+from bbox_sub.detectron2_names import BODY, CLASSES, from_detectron2, is_detectron2
 from shared.cli import DEFAULT_CONFIG, run_entry
 from shared.config import Config, load_config, save_config
 from shared.errors import UserError
-from shared.weights import save_weights
+from shared.weights import file_sha256, save_weights
 from shared.work import locked
 
 log = logging.getLogger("import")
@@ -29,7 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="a .pth, .pkl or .safetensors")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     parser.add_argument(
-        "--out", type=Path, required=True, help="the detector's folder, for example work/weights/detector"
+        "--out",
+        type=Path,
+        required=True,
+        help="the detector's folder: work/weights/detector to infer with, another to train from",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args(argv)
@@ -38,14 +40,25 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{options.out}: a model is there already. Move it away, or name another folder with --out.")
     with locked(options.out):
         filled, drawn, left = import_weights(options.file, config, options.out)
-        save_config(options.out.parent, config)
+        write_config_beside(options.out.parent, config)
     for title, names in (("filled", filled), ("drawn anew", drawn), ("left over", left)):
         log.info("%s: %s", title, ", ".join(f"{part} ({count})" for part, count in _counts(names).items()) or "nothing")
     if drawn:
         log.info(
-            "%s: train before you infer, for example with a phase of detector_train.phases that starts there",
+            "%s: train before you infer, into another folder, with detector_train.phases.0.start=%s",
+            options.out,
             options.out,
         )
+
+
+def write_config_beside(folder: Path, config: Config) -> None:
+    """The config beside the models, which infer takes by default; one that is there already stays."""
+    if (folder / "config.yaml").exists():
+        log.info(
+            "%s: left as it is; give infer the --config that these weights were imported with", folder / "config.yaml"
+        )
+    else:
+        save_config(folder, config)
 
 
 def import_weights(file: Path, config: Config, folder: Path) -> tuple[list[str], list[str], list[str]]:
@@ -54,10 +67,20 @@ def import_weights(file: Path, config: Config, folder: Path) -> tuple[list[str],
     Raises UserError where the file lacks a weight of the body, or some but not all of the rest, or where anything but a
     class head of another number of classes is left over.
     """
+    if config.detector.norm == "group":
+        raise UserError(
+            "detector.norm: expected batch or frozen to import weights, found group: detectron2 groups channels otherwise."
+        )
+    state = read_checkpoint(file)
+    if not is_detectron2(state):
+        raise UserError(
+            f"{file}: expected the names of a detectron2 VoVNet (stem.stem_1/conv.weight ...), found {sorted(state)[:2]}. "
+            "A file of timm's is named in detector.pretrained."
+        )
     try:
-        found = from_detectron2(read_checkpoint(file))
+        found = from_detectron2(state)
     except UserError as error:
-        raise UserError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
+        raise UserError(f"{file}: {error}") from None
     torch.manual_seed(config.seed)
     model = build_detector(
         config.detector.model_copy(update={"engine": "torchvision"}), load_pretrained=False, least_score=0.0
@@ -71,7 +94,7 @@ def import_weights(file: Path, config: Config, folder: Path) -> tuple[list[str],
         left |= heads & found.keys()  # of a class head of another size neither layer serves
     drawn = own.keys() - found.keys() | left & own.keys()
     alone = all(name.startswith(BODY) for name in found)
-    missing = [name for name in drawn - heads if not (alone and not name.startswith(BODY))]
+    missing = [name for name in drawn - left if name.startswith(BODY) or not alone]
     if missing or left - heads:
         raise UserError(
             f"{file}: not the weights of {config.detector.backbone} as configured: {len(missing)} missing {sorted(missing)[:3]}, "
@@ -87,7 +110,7 @@ def import_weights(file: Path, config: Config, folder: Path) -> tuple[list[str],
         **preprocessing(config.detector),
         "imported": {
             "file": file.name,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "sha256": file_sha256(file),
             "drawn": sorted(drawn),
         },
         **whole,

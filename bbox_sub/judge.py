@@ -31,7 +31,7 @@ from shared.config import Config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
-from shared.tables import Dataset
+from shared.tables import SINGLE_PART, Dataset
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import locked, write_json, write_whole
 
@@ -55,14 +55,13 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--precision: expected a share above 0 and up to 1, found {options.precision:g}.")
     weights, folder = options.weights / "detector", options.work / "evaluation"
     description, configured = read_description(weights), config.detector.model_dump()
-    refuse_other_architecture(
-        weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"}
-    )
+    refuse_other_architecture(weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"})
     categories, max_pixels = config.detector.categories, config.data.max_pixels
     thresholds = {"photos": config.detect.photo_score, "frames": config.detect.video_score}
     least_score = min(LEAST_SCORE, *thresholds.values())
     with locked(options.work):
         dataset = named_parts(read_dataset(options.data), options.part, options.data)
+        warn_of_training(sorted(set(dataset.media.part)), config)
         pictures = labelled_in(dataset, folder, max_pixels, options.fresh)
         found, sizes = find_boxes(pictures, dataset, weights, folder / "found", config, least_score, options.fresh)
         pictures = pictures.join(sizes).assign(threshold=pictures.kind.map(thresholds))
@@ -95,6 +94,15 @@ def named_parts(dataset: Dataset, parts: list[str] | None, data: Path) -> Datase
     if unknown:
         raise UserError(f"--part: {data} has no part {unknown[0]!r}; it has {', '.join(there)}.")
     return dataset.of_media(dataset.media.part.isin(parts or there))
+
+
+def warn_of_training(parts: list[str], config: Config) -> None:
+    """Logs where the detector is judged by pictures that this config trains on: such figures flatter it."""
+    trained = [part for part in parts if part == SINGLE_PART or part.startswith(tuple(config.detector_train.parts))]
+    if trained:
+        log.warning(
+            "%s: training took pictures from there, if it was of this data; --part names others", ", ".join(trained)
+        )
 
 
 def labelled_in(dataset: Dataset, folder: Path, max_pixels: int, fresh: bool) -> pd.DataFrame:

@@ -27,9 +27,6 @@ class Anchors(nn.Module):
         self.n_per_cell = len(ratios)
         self._cells = [torch.tensor([_centred(size, ratio) for ratio in ratios]) for size in sizes]
 
-    def num_anchors_per_location(self) -> list[int]:
-        return [self.n_per_cell] * len(self._cells)
-
     def forward(self, images: ImageList, levels: list[Tensor]) -> list[Tensor]:
         """(A, 4) float32 xyxy for each picture: level after level, row after row, cell after cell, ratio after ratio."""
         anchors = []

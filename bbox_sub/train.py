@@ -77,8 +77,9 @@ def prepare(
         )
     starts = start_weights(config)
     held.enter_context(locked(options.work))
-    used, parts = training_data(options, config, config.detector_train.parts)
     folder = options.weights / "detector"
+    keep_start_weights(config, folder, options.fresh)
+    used, parts = training_data(options, config, config.detector_train.parts)
     depends = {
         "detector": config.detector.model_dump(),
         "train": config.detector_train.model_dump(exclude=RUN_KEYS),
@@ -126,16 +127,17 @@ def start_folder(start: str) -> Path | None:
 
 def start_weights(config: Config) -> dict[str, str]:
     """The SHA-256 of the weights that phases start from, by their folder. Raises UserError where one does not fit."""
-    found = {}
+    found, free = {}, INFERENCE_KEYS | {"pretrained"}
     for number, phase in enumerate(config.detector_train.phases):
         if folder := start_folder(phase.start):
             try:
                 description = read_description(folder)
+                trained, configured = description["architecture"], config.detector.model_dump()
                 refuse_other_architecture(
                     folder,
-                    description["architecture"],
-                    config.detector.model_dump(),
-                    INFERENCE_KEYS | {"pretrained", "norm"},
+                    trained,
+                    configured,
+                    free if "group" in (trained.get("norm"), configured["norm"]) else free | {"norm"},
                 )
             except UserError as error:
                 raise UserError(
@@ -144,6 +146,22 @@ def start_weights(config: Config) -> dict[str, str]:
                 ) from None
             found[phase.start] = description["sha256"]
     return found
+
+
+def keep_start_weights(config: Config, folder: Path, fresh: bool) -> None:
+    """Raises UserError where the training would write over weights that it starts from, or over imported ones."""
+    for number, phase in enumerate(config.detector_train.phases):
+        start = start_folder(phase.start)
+        if start and start.resolve() == folder.resolve():
+            raise UserError(
+                f"detector_train.phases.{number}.start: {phase.start} is where this training writes. Move that folder "
+                "elsewhere, for example to start/detector, and name it there."
+            )
+    if (folder / "model.json").is_file() and "imported" in read_description(folder) and not fresh:
+        raise UserError(
+            f"{folder}: holds imported weights, which the training would write over. Move the folder elsewhere and name it in "
+            "detector_train.phases.0.start to train from it, or give --fresh to train without it."
+        )
 
 
 def learning_rates(settings: DetectorTrain) -> list[float]:

@@ -77,7 +77,7 @@ def read_coco(paths: list[Path]) -> Dataset:
         problems += [(str(path), problem) for problem in file.problems]
         for image_id, picture in file.pictures.items():
             if picture in part_of:
-                problems.append((str(path), f"image {image_id}: {picture} is also in {part_of[picture]}.json"))
+                problems.append((str(path), f"image {image_id}: {picture} is also in part {part_of[picture]!r}"))
                 continue
             part_of[picture] = part
             row = media_row(folder, part, "photo", picture.relative_to(folder).as_posix(), picture)

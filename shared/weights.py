@@ -29,7 +29,7 @@ def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda beside: save_file(state, beside))
-    write_json(folder / "model.json", {**description, "sha256": _sha256(folder / "weights.safetensors")})
+    write_json(folder / "model.json", {**description, "sha256": file_sha256(folder / "weights.safetensors")})
 
 
 def read_description(folder: Path) -> dict:
@@ -68,11 +68,16 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
 def is_whole(folder: Path) -> bool:
     """Whether the weights are those that model.json was written for."""
     path = folder / "weights.safetensors"
-    return path.is_file() and _sha256(path) == read_description(folder).get("sha256")
+    return path.is_file() and file_sha256(path) == read_description(folder).get("sha256")
 
 
 def refuse_other_architecture(folder: Path, trained: dict, configured: dict, free: set[str]) -> None:
     """Raises UserError where config and model.json differ in a key that is not in `free` (what inference may choose)."""
+    unlike = sorted(set(trained) ^ set(configured))
+    if unlike:
+        raise UserError(
+            f"{folder}: made by another version of vid2shop, with other keys ({', '.join(unlike)}). Train again."
+        )
     differing = [key for key in trained if key not in free and trained[key] != configured.get(key)]
     if differing:
         found = ", ".join(f"{key} {trained[key]!r} (config: {configured.get(key)!r})" for key in differing)
@@ -88,7 +93,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Looks into `model` or `state_dict` where the file nests it. Raises UserError where it is missing or holds no tensors.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file. Put it there, or set `pretrained` to false.")
+        raise UserError(f"{path}: no such weights file. Put it there, or name another.")
     try:
         state = (
             load_file(path)
@@ -146,6 +151,7 @@ def fill_backbone(
         raise UserError(f"{source}: not the weights of {name}: {error}") from None
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

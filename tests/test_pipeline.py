@@ -32,6 +32,8 @@ VERBS = [
     "score",
     "evaluate",
     "export-coco",
+    "import-weights",
+    "export-weights",
     "report",
     "demo",
     "test",

@@ -186,6 +186,28 @@ def test_a_phase_starts_from_a_models_folder(options, tmp_path, capsys):
             bbox_sub.train.main(options("third", phases((2, 2, start)), "detector.categories=[top, skirt]"))
 
 
+def test_weights_that_a_training_starts_from_or_that_were_imported_are_not_written_over(options, tmp_path):
+    bbox_sub.train.main(options("work"))
+    folder = tmp_path / "work" / "weights" / "detector"
+    before = sha256(folder)
+    with pytest.raises(UserError, match=r"detector_train\.phases\.0\.start: .*is where this training writes"):
+        bbox_sub.train.main(options("work", phases((2, 2, folder))))
+    description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**description, "imported": {}, "fingerprint": "imported"}))
+    with pytest.raises(UserError, match="holds imported weights.*phases.0.start.*--fresh"):
+        bbox_sub.train.main(options("work"))
+    assert sha256(folder) == before
+    bbox_sub.train.main(options("work", "--fresh"))
+    assert "imported" not in json.loads((folder / "model.json").read_text())
+
+
+def test_a_phase_does_not_start_from_norms_of_another_family(options, tmp_path):
+    bbox_sub.train.main(options("first"))
+    first = tmp_path / "first" / "weights" / "detector"
+    with pytest.raises(UserError, match="norm 'batch' .config: 'group'"):
+        bbox_sub.train.main(options("second", phases((2, 2, first)), "detector.norm=group"))
+
+
 def test_pictures_without_boxes_and_with_distractors_alone_train(options, tiny_data, tmp_path):
     for path in (tiny_data / "train").rglob("*_annotation/**/*.json"):
         tree = json.loads(path.read_text())

@@ -1,10 +1,12 @@
 """Our network against detectron2's own, weight for weight; skipped where detectron2 is not installed."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torchvision.ops import box_iou
@@ -13,10 +15,11 @@ from bbox_sub.detector import build_detector, load_detector
 from bbox_sub.detectron2_names import to_detectron2
 from bbox_sub.import_weights import import_weights
 from bbox_sub.resize import resize_picture, resized_size
-from shared.config import Config
+from shared.config import Config, dump_config
 from shared.media import read_photo
 from shared.weights import save_weights
 from tests.bbox_sub.vovnet import VoVNet
+from tests.conftest import PROJECT
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed; these tests compare with it")
 
@@ -174,3 +177,28 @@ def test_a_detector_saved_by_detectron2_comes_in(tiny_config, tmp_path):
         (expected,) = network.eval().inference([{"image": image.flip(0)}], do_postprocess=False)
         expected = {"boxes": expected.pred_boxes.tensor, "scores": expected.scores, "labels": expected.pred_classes + 1}
         assert_same(reader([image / 255])[0], expected)
+
+
+def test_run_sh_trains_ten_iterations_and_infers_with_its_own_model(tiny_config, tiny_data, tmp_path):
+    """Ten pictures, some without a box; the average of weights, a checkpoint and the other engine take part."""
+    phase = tiny_config.detector_train.phases[0].model_copy(update={"iterations": 10})
+    update = {"phases": [phase], "checkpoint_every": 4, "ema": 0.9}
+    config = changed(tiny_config, engine="detectron2", backbone="ese_vovnet19b_slim")
+    config = config.model_copy(update={"detector_train": config.detector_train.model_copy(update=update)})
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    work = tmp_path / "work"
+    common = ["--stage", "detect", "--config", str(tmp_path / "c.yaml"), "--work", str(work), "detect.video_score=0"]
+    found = {}
+    for verb, data, *more in (
+        ("train", tiny_data),
+        ("infer", tiny_data / "test"),
+        ("infer", tiny_data / "test", "detector.engine=torchvision"),
+    ):
+        command = ["bash", str(PROJECT / "run.sh"), verb, *common, "--data", str(data), *more]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0 and not run.stdout, run.stderr
+        if verb == "infer":
+            found[len(more)] = pd.read_parquet(work / "detections" / "videos" / "table.parquet")
+    assert len(found[0]) and len(found[0]) == len(found[1])
+    ordered = [table.sort_values(["media_id", "frame_index", "score"]).score.to_numpy() for table in found.values()]
+    assert ordered[0] == pytest.approx(ordered[1], abs=1e-4)

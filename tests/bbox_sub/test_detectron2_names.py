@@ -13,7 +13,7 @@ from bbox_sub.export_weights import export_weights
 from bbox_sub.export_weights import main as export_main
 from bbox_sub.import_weights import import_weights
 from bbox_sub.import_weights import main as import_main
-from shared.config import Config, Detector
+from shared.config import Config, Detector, dump_config
 from shared.errors import UserError
 from shared.weights import read_description, save_weights
 from tests.bbox_sub.vovnet import SHAPES, VoVNet
@@ -245,9 +245,58 @@ def test_the_entries_write_the_folder_and_the_file_and_overwrite_nothing(config,
         export_main(["--weights", str(out.parent), "--out", str(tmp_path / "back.pth")])
 
 
-@pytest.mark.parametrize("keys", [{"norm": "group"}, {"ese_in_every_block": False, "backbone": "ese_vovnet39b"}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"norm": "group"},
+        {"ese_in_every_block": False, "backbone": "ese_vovnet39b"},
+        {"backbone": "ese_vovnet19b_slim_dw"},
+        {"backbone": "vovnet39a", "ese_in_every_block": False},
+    ],
+)
 def test_what_detectron2_has_not_is_not_exported(config, tmp_path, keys):
     detector = Detector.model_validate({**config.detector.model_dump(), **keys})
     save_weights(tmp_path, build_detector(detector, load_pretrained=False), {"architecture": detector.model_dump()})
-    with pytest.raises(UserError, match=f"detectron2's VoVNets have {next(iter(keys))}"):
+    with pytest.raises(
+        UserError,
+        match=f"detectron2's VoVNets have {'backbone' if '19b_slim_dw' in str(keys) or '39a' in str(keys) else next(iter(keys))}",
+    ):
         export_weights(tmp_path, tmp_path / "back.pth")
+
+
+def test_groups_are_not_imported_since_detectron2_has_other_ones(config, tmp_path):
+    torch.save({"model": theirs(config)}, tmp_path / "theirs.pth")
+    with pytest.raises(UserError, match="detector.norm: expected batch or frozen.*found group"):
+        import_weights(tmp_path / "theirs.pth", changed(config, norm="group"), tmp_path / "detector")
+
+
+def test_a_file_of_timms_is_not_taken_for_detectron2s(config, tmp_path):
+    torch.save(build_body(config.detector, load_pretrained=False).state_dict(), tmp_path / "timm.pth")
+    with pytest.raises(UserError, match="timm.pth: expected the names of a detectron2 VoVNet.*detector.pretrained"):
+        import_weights(tmp_path / "timm.pth", config, tmp_path / "detector")
+
+
+def test_half_a_class_head_is_refused(config, tmp_path):
+    state = theirs(config)
+    del state["roi_heads.box_predictor.bbox_pred.weight"]
+    torch.save({"model": state}, tmp_path / "theirs.pth")
+    with pytest.raises(UserError, match=r"1 missing \['roi_heads.box_predictor.bbox_pred.weight'\]"):
+        import_weights(tmp_path / "theirs.pth", config, tmp_path / "detector")
+
+
+def test_a_first_convolution_of_another_shape_is_named(config, tmp_path):
+    state = theirs(config)
+    state["backbone.bottom_up.stem.stem_1/conv.weight"] = torch.zeros(64, 1, 3, 3)
+    torch.save({"model": state}, tmp_path / "theirs.pth")
+    with pytest.raises(UserError, match=r"stem.0.conv.weight \(64, 1, 3, 3\) \(config: \(64, 3, 3, 3\)\)"):
+        import_weights(tmp_path / "theirs.pth", config, tmp_path / "detector")
+
+
+def test_a_config_beside_other_models_stays(config, tmp_path):
+    torch.save({"model": theirs(config)}, tmp_path / "theirs.pth")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.yaml").write_text("mine")
+    path = tmp_path / "c.yaml"
+    path.write_text(dump_config(config))
+    import_main([str(tmp_path / "theirs.pth"), "--config", str(path), "--out", str(tmp_path / "weights" / "detector")])
+    assert (tmp_path / "weights" / "config.yaml").read_text() == "mine"

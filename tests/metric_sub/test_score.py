@@ -8,8 +8,8 @@ import pytest
 
 from metric_sub.result import check_result
 from metric_sub.score import Truth, main, score_result, score_table
-from shared.tables import LABEL_COLUMNS
 from shared.errors import UserError
+from shared.tables import LABEL_COLUMNS
 
 SETTINGS = {"weights": (0.2, 0.6, 0.2), "rules": "product", "frame_policy": "nearest", "min_iou": 0.5}
 BOX = (0, 0, 100, 100)
