@@ -191,8 +191,8 @@ def test_run_sh_trains_ten_iterations_and_infers_with_its_own_model(tiny_config,
     found = {}
     for verb, data, *more in (
         ("train", tiny_data),
-        ("infer", tiny_data / "test"),
-        ("infer", tiny_data / "test", "detector.engine=torchvision"),
+        ("infer", tiny_data / "validation"),
+        ("infer", tiny_data / "validation", "detector.engine=torchvision"),
     ):
         command = ["bash", str(PROJECT / "run.sh"), verb, *common, "--data", str(data), *more]
         run = subprocess.run(command, capture_output=True, text=True)
