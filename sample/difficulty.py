@@ -33,7 +33,7 @@ class Difficulty:
     # what is around it and in front of it
     distractors: tuple[int, int] = (0, 3)
     distractor_height: tuple[float, float] = (0.16, 0.32)
-    distractor_from_catalogue: float = 0.2  # the others are products of no folder
+    distractor_from_catalogue: float = 0.0  # a video that shows a second item of the catalogue has two right answers, and one label
     hand: float = 0.4  # videos in which a hand passes in front
     hand_length: tuple[float, float] = (0.15, 0.30)
     banner: float = 0.75
