@@ -129,6 +129,7 @@ def test_a_category_by_another_name(detect, coco_data, tmp_path, caplog):
     assert judge.stats[1] == pytest.approx(1)  # as the warning advises
     caplog.clear()
     rewrite(coco_data, categories=[{"id": 31, "name": "garment"}])
+    out = tmp_path / "again.json"
     main(["--work", str(work), "--data", str(coco_data), "--out", str(out)])
     assert {row["category_id"] for row in read(out)} == {31} and "useCats" not in caplog.text
 
@@ -138,6 +139,16 @@ def test_boxes_in_other_pictures_are_left_out_and_counted(detect, coco_data, tmp
     rewrite(coco_data, images=read(coco_data)["images"][:1], annotations=[])
     main(["--work", str(work), "--data", str(coco_data), "--out", str(out)])
     assert [row["image_id"] for row in read(out)] == [907] and "1 boxes in pictures" in caplog.text
+
+
+def test_no_file_is_written_over(detect, coco_data, tmp_path):
+    work, before = detect(coco_data), coco_data.read_bytes()
+    for out in (coco_data, tmp_path / "mine.json", tmp_path / "results.json"):
+        (tmp_path / "mine.json").write_text("mine")
+        (tmp_path / "results.images.json").write_text("mine")
+        with pytest.raises(UserError, match="is there already. Move it away"):
+            main(["--work", str(work), "--out", str(out)])
+    assert coco_data.read_bytes() == before and (tmp_path / "results.images.json").read_text() == "mine"
 
 
 def test_mistakes_are_told_in_words_and_write_nothing(detect, coco_data, tmp_path):

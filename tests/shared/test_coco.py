@@ -171,7 +171,7 @@ def test_a_picture_of_two_parts_is_a_problem(tmp_path):
     write_coco(tmp_path / "train.json")
     write_coco(tmp_path / "validation.json")
     [(where, problem)] = read_dataset(tmp_path).problems
-    assert where == str(tmp_path / "validation.json") and "a.png is also in train.json" in problem
+    assert where == str(tmp_path / "validation.json") and "a.png is also in part 'train'" in problem
 
 
 @pytest.mark.parametrize(
