@@ -25,10 +25,11 @@ class EmbedderBatches(TorchDataset):
         self.classes, products = pd.factorize(crops["product"], sort=True)
         self.n_classes = len(products)
         self._config = config
+        self._settings = config.embed_train.augment[config.embed_train.phases[0].augment]
         self._model = model
         self._rule = CropRule.of(model.input_size, config.embed)
         self._groups = self._rule.groups_of(expand_boxes(self._boxes, self._rule.margin))
-        self._augment = build_augmentation(config.embed_train.augment)
+        self._augment = build_augmentation(self._settings)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -48,9 +49,7 @@ class EmbedderBatches(TorchDataset):
 
     def _crop(self, row: int, size_hw: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
         picture = read_picture(self._crops[row], self._config.data.max_pixels)
-        box = jitter_box(
-            expand_boxes(self._boxes[row], self._rule.margin)[0], self._config.embed_train.augment.box_jitter, rng
-        )
+        box = jitter_box(expand_boxes(self._boxes[row], self._rule.margin)[0], self._settings.box_jitter, rng)
         return torch.from_numpy(cut_crop(picture, box, size_hw)).permute(2, 0, 1).contiguous()  # (3, h, w)
 
 

@@ -6,12 +6,12 @@ import torch
 from pytorch_metric_learning.losses import ArcFaceLoss
 from torch import Tensor, nn
 
-from shared.config import EmbedTrain
+from shared.config import EmbedLoss
 
 
-def build_arcface(settings: EmbedTrain, n_classes: int, dimension: int) -> ArcFaceLoss:
+def build_arcface(settings: EmbedLoss, n_classes: int, dimension: int) -> ArcFaceLoss:
     """Cross-entropy of s * cos(angle + m for the true class). Its class matrix (dimension, n_classes) is no part of the embedder."""
-    loss = ArcFaceLoss(n_classes, dimension, margin=math.degrees(settings.arcface_margin), scale=settings.arcface_scale)
+    loss = ArcFaceLoss(n_classes, dimension, margin=math.degrees(settings.margin), scale=settings.scale)
     loss.cross_entropy = nn.CrossEntropyLoss(reduction="none", label_smoothing=settings.label_smoothing)
     return loss
 

@@ -114,12 +114,12 @@ def train_embedder(
         batches.steps_per_epoch,
     )
     net = build_embedder(model, config.embed, load_pretrained=True).to(memory_format=torch.channels_last)
-    arcface = build_arcface(settings, batches.n_classes, config.embed.dimension)
+    arcface = build_arcface(settings.loss, batches.n_classes, config.embed.dimension)
     memory = EmbeddingMemory(model.memory, config.embed.dimension).to(accelerator.device)
     optimizer = make_optimizer(
         settings.optimizer,
         torch.nn.ModuleList([net, arcface]),
-        settings.learning_rate,
+        settings.phases[0].learning_rate,
         settings.weight_decay,
         momentum=0.9,
     )
@@ -149,7 +149,7 @@ def train_embedder(
             images, classes = send_to_device(batch, accelerator.device)
             torch.manual_seed(model.seed + step)  # for backbones with dropout
             net.train()
-            rate = settings.learning_rate * warmup_cosine(step, len(batches), n_warmup)
+            rate = settings.phases[0].learning_rate * warmup_cosine(step, len(batches), n_warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with accelerator.autocast():

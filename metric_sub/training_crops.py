@@ -50,7 +50,7 @@ def cut_training_crops(
         raise UserError(
             "no labelled product to train the embedders on: expected boxes with instance_id above 0 in the annotations."
         )
-    room = config.embed.crop_margin + 2 * config.embed_train.augment.box_jitter
+    room = config.embed.crop_margin + 2 * max(each.box_jitter for each in config.embed_train.augment.values())
     side = 2 * max(model.input_size for model in config.embedders)
     depends = {
         "boxes": table_fingerprint(boxes.drop(columns="picture")),

@@ -18,6 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Colours = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
 Precision = Annotated[
     Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)
@@ -56,9 +57,7 @@ class Detector(Section):
     backbone: str  # a timm VoVNet
     ese_in_every_block: bool  # as in the detectron2 VoVNets; timm has it in the last block of a stage
     pretrained: bool | str  # true: timm's weights by name; a path: a file; false: none
-    norm: Literal[
-        "batch", "frozen", "group"
-    ]  # of the backbone; frozen: batch norms that keep the pretrained statistics
+    norm: Literal["batch", "frozen", "group"]  # of the backbone; frozen: batch norms with the pretrained statistics
     categories: Annotated[list[str], Field(min_length=1)]  # one: class-agnostic
     pyramid_channels: Count
     box_head_features: Count
@@ -82,16 +81,12 @@ class DetectorPhase(Section):
     short_sides: Annotated[list[Count], Field(min_length=1)]  # px, one drawn per batch
     learning_rate: Positive  # at the top of the warm-up
     batch_size: Count  # pictures of one iteration, over all processes
-    start: Annotated[
-        str, Field(min_length=1)
-    ]  # last: the present weights; best: those of best mAP so far; a model's folder
+    start: Annotated[str, Field(min_length=1)]  # last: the present weights; best: of best mAP; a model's folder
 
 
 class DetectorTrain(Section):
     parts: Annotated[list[str], Field(min_length=1)]
-    phases: Annotated[
-        list[DetectorPhase], Field(min_length=1)
-    ]  # each with warm-up, cosine, optimiser and average of its own
+    phases: Annotated[list[DetectorPhase], Field(min_length=1)]  # each with warm-up, optimiser and average of its own
     max_side: Count  # px
     optimizer: Literal["sgd", "adamw"]
     momentum: Share
@@ -133,19 +128,24 @@ class Embedder(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     backbone: str  # any timm backbone
     pretrained: bool | str
-    input_size: Count  # px: the side of a square crop; other aspect ratios keep its area
+    input_size: (
+        Count | None
+    )  # px: the side of a square crop; other aspect ratios keep its area; null: the backbone's own
     seed: int
     epochs: Count
-    batch_size: Count
-    memory: Index  # remembered embeddings that serve as further ArcFace samples; 0: none
+    batch_size: Count  # crops of one step, over all processes
+    memory: Index  # remembered embeddings of earlier steps that the loss sees too; 0: none
 
 
 class Embed(Section):
     """What all the embedders share."""
 
     dimension: Count
-    gem_p: Positive
+    gem_p: Positive  # 1: the mean
     gem_learned: bool
+    mean: Colours | None  # of R, G, B in 0..1; null: the backbone's own
+    std: Colours | None
+    interpolation: Literal["bilinear", "bicubic"] | None  # of crops that grow; null: the backbone's own
     crop_margin: NotNegative  # share of the box's sides added on each side
     aspect_groups: Count  # crops are resized to one of so many heights : widths
     aspect_limit: Annotated[float, Field(ge=1)]  # groups span 1 : limit to limit : 1
@@ -154,7 +154,7 @@ class Embed(Section):
 
 
 class Augment(Section):
-    """Probabilities, and the strengths that go with them, of the augmentation of training crops."""
+    """One augmentation of training crops: probabilities, and the strengths that go with them."""
 
     box_jitter: Share  # largest shift of each side, in shares of the box
     flip: Share
@@ -169,6 +169,36 @@ class Augment(Section):
     jpeg: Share
     grey: Share
     cutout: Share
+    mixup: Share  # of a batch: two crops in one, each with its share of the loss
+    cutmix: Share
+
+
+class EmbedPhase(Section):
+    share: Annotated[float, Field(gt=0, le=1)]  # of each model's epochs
+    task: Literal["products", "views"]  # views: tell crops apart, any crop, by two augmented views of each
+    augment: str  # a name in embed_train.augment
+    learning_rate: Positive  # at the top of the warm-up
+    freeze_backbone: bool
+    cycles: Count  # cosines from the rate to 0, one after the other; each ends in a snapshot
+
+
+class EmbedLoss(Section):
+    classifier: Literal["arcface", "subcenter", "none"]
+    scale: Positive
+    margin: NotNegative  # radians
+    margin_warmup: Share  # of a model's steps, over which the margin rises from 0
+    centers: Count  # of each product, for subcenter
+    label_smoothing: Share
+    pair: Literal["multi_similarity", "contrastive", "circle", "none"]
+    pair_weight: NotNegative
+    memory_for: Literal["classifier", "pair", "both"]  # whose further samples the remembered embeddings are
+    temperature: Positive  # of the loss of phases with task views
+
+    @model_validator(mode="after")
+    def _one_at_least(self):
+        if self.classifier == "none" and (self.pair == "none" or not self.pair_weight):
+            raise ValueError("expected a classifier, or a pair loss with a pair_weight above 0, found neither")
+        return self
 
 
 class EmbedTrain(Section):
@@ -176,19 +206,33 @@ class EmbedTrain(Section):
     frames: FrameList  # labelled frames with other indices are left out
     per_product: Count  # crops of one product in a batch, where it has them
     scales: Annotated[list[Positive], Field(min_length=1)]  # of input_size, in turn from batch to batch
+    phases: Annotated[list[EmbedPhase], Field(min_length=1)]  # each with warm-up, optimiser and average of its own
+    snapshots: Literal["last", "average", "concatenate"]  # what becomes of the last phase's snapshots, one per cycle
+    loss: EmbedLoss
     optimizer: Literal["adam", "adamw", "sgd"]
-    learning_rate: Positive
     weight_decay: NotNegative
-    warmup: Share  # of all steps
-    arcface_scale: Positive
-    arcface_margin: NotNegative  # radians
-    label_smoothing: Share
+    warmup: Share  # of each phase's steps
+    accumulate: Count  # steps whose gradients are added up before the weights move
+    replay_every: Index  # steps after which the hardest of them comes once more; 0: never
     ema: Share
     precision: Precision
     workers: Index
     checkpoint_every: Count  # steps
     keep_checkpoints: Count  # the newest so many
-    augment: Augment
+    augment: dict[str, Augment]  # by name
+
+    @model_validator(mode="after")
+    def _phases_fit(self):
+        if abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
+            raise ValueError(
+                f"phases: expected shares that add up to 1, found {[phase.share for phase in self.phases]}"
+            )
+        for number, phase in enumerate(self.phases):
+            if phase.augment not in self.augment:
+                raise ValueError(
+                    f"phases.{number}.augment: expected one of {', '.join(self.augment)}, found {phase.augment!r}"
+                )
+        return self
 
 
 class Match(Section):

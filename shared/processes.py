@@ -50,9 +50,8 @@ def several_processes() -> Iterator[PartialState]:
 
     All but the main one are silent. A process that loses another one raises UserError, since that one has said why.
     """
-    cpu = (
-        "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
-    )  # else accelerate takes each for a run of its own
+    # without cpu=True accelerate would take each process of a machine without a GPU for a run of its own
+    cpu = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     if not state.is_main_process:
         logging.disable(logging.ERROR)

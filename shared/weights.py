@@ -16,9 +16,8 @@ from shared.work import write_json, write_whole
 
 log = logging.getLogger("weights")
 
-PROJECT = (
-    Path(__file__).resolve().parent.parent
-)  # configs name pretrained files from here, whatever folder a command runs in
+# Configs name pretrained files from here, whatever folder a command runs in.
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> None:
