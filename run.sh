@@ -92,7 +92,7 @@ stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in
     local package="$1" verb="$2" module
     shift 2
     module=(-m "$package.$verb")
-    if [ "$package.$verb" = bbox_sub.train ] && [ "${PROCESSES:-1}" != 1 ]; then
+    if [ "$verb" = train ] && [ "${PROCESSES:-1}" != 1 ]; then
         [[ "$PROCESSES" =~ ^[1-9][0-9]*$ ]] || { echo "error: PROCESSES: expected a number from 1, found '$PROCESSES'" >&2; exit 2; }
         module=(-m shared.processes "$PROCESSES" "$package.$verb")
     fi

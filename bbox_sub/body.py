@@ -36,7 +36,7 @@ def build_body(config: Detector, load_pretrained: bool) -> nn.Module:
     if config.ese_in_every_block:
         _add_ese(body)
     if load_pretrained:
-        fill_backbone(body, config.backbone, config.pretrained, "detector.pretrained", _body_of)
+        fill_backbone(body, config.backbone, config.pretrained, "detector.pretrained", "bbox_sub/pretrained", _body_of)
     if config.norm == "frozen":
         body = freeze_batch_norm_2d(body)
     return body

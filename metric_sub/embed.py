@@ -10,31 +10,39 @@ from metric_sub.embedder import TrainedEmbedder
 class CropEmbedder:
     """Collects boxes of pictures, then embeds all their crops with every model.
 
-    The models' unit vectors are concatenated and normalised again (the design's ensemble).
+    A model is a list: one network, or its snapshots, whose vectors are joined first. The models' unit vectors are
+    concatenated and normalised again (the design's ensemble).
     """
 
-    def __init__(self, embedders: list[TrainedEmbedder], batch_size: int):
-        self._embedders = embedders
+    def __init__(self, models: list[list[TrainedEmbedder]], batch_size: int):
+        self._models = models
         self._batch_size = batch_size
-        self.dimension = sum(embedder.net.project.out_features for embedder in embedders)
-        self._crops: list[list[np.ndarray]] = [[] for _ in embedders]
-        self._groups: list[list[int]] = [[] for _ in embedders]
+        self.dimension = sum(embedder.net.project.out_features for model in models for embedder in model)
+        self._crops: list[list[np.ndarray]] = [[] for _ in models]
+        self._groups: list[list[int]] = [[] for _ in models]
 
     def add(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> None:
         """Takes the crops of a picture's boxes (N, 4)."""
-        for k, embedder in enumerate(self._embedders):
-            crops, groups = crops_of_boxes(image_rgb, boxes_xyxy, embedder.crop_rule)
+        for k, model in enumerate(self._models):
+            crops, groups = crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule)
             self._crops[k] += crops
             self._groups[k] += groups.tolist()
 
     def take(self) -> np.ndarray:
         """(N, dimension) float32 unit vectors of all boxes since the last call, in the order they were added."""
         vectors = [
-            embed_crops(embedder, crops, np.asarray(groups, np.int64), self._batch_size)
-            for embedder, crops, groups in zip(self._embedders, self._crops, self._groups, strict=True)
+            embed_by_model(model, crops, np.asarray(groups, np.int64), self._batch_size)
+            for model, crops, groups in zip(self._models, self._crops, self._groups, strict=True)
         ]
-        self._crops, self._groups = [[] for _ in self._embedders], [[] for _ in self._embedders]
+        self._crops, self._groups = [[] for _ in self._models], [[] for _ in self._models]
         return join_vectors(vectors)
+
+
+def embed_by_model(
+    model: list[TrainedEmbedder], crops_rgb: list[np.ndarray], groups: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """(N, sum of the networks' dimensions) float32 unit vectors, those of a model's networks joined; else as `embed_crops`."""
+    return join_vectors([embed_crops(embedder, crops_rgb, groups, batch_size) for embedder in model])
 
 
 @torch.inference_mode()

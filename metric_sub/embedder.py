@@ -1,10 +1,10 @@
 """The networks of stage 2: a timm backbone, GeM pooling, a linear layer, BatchNorm, unit length.
 
-`build_embedder` makes one from the config, `load_embedder` from a trained model's own folder.
+`build_embedder` makes one from the config, `load_embedders` what a trained model's own folder holds.
 """
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm
@@ -63,6 +63,33 @@ class EmbeddingNet(nn.Module):
 
 
 @dataclass(frozen=True)
+class InputRule:
+    """What a backbone wants to see: `size` px, colours' `mean` and `std` (RGB of 0..1), `interpolation` of crops that grow.
+
+    timm's crop_pct, which cuts a whole picture's border off, has no place here: the detector's box is the crop already.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+    @classmethod
+    def of(cls, model: Embedder, shape: Embed) -> "InputRule":
+        """What the config says, and where that is null what timm says of the backbone. Raises UserError for an unknown one."""
+        own = _timm_says(model)
+        return cls(
+            model.input_size or own.input_size[1],
+            tuple(shape.mean or own.mean),
+            tuple(shape.std or own.std),
+            shape.interpolation or ("bicubic" if own.interpolation == "bicubic" else "bilinear"),
+        )
+
+    def crop_rule(self, shape: Embed) -> CropRule:
+        return CropRule.of(self.size, shape, self.interpolation)
+
+
+@dataclass(frozen=True)
 class TrainedEmbedder:
     """A trained network in evaluation mode, how its crops are cut, and whether it also sees the mirrored crop."""
 
@@ -73,34 +100,42 @@ class TrainedEmbedder:
 
 def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> EmbeddingNet:
     """The network of one entry of `embedders`. Raises UserError for an unknown backbone and for weights that do not fit."""
+    rule = InputRule.of(model, shape)
+    backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
+    if load_pretrained:
+        fill_backbone(
+            backbone,
+            model.backbone,
+            model.pretrained,
+            f"embedders.{model.name}.pretrained",
+            place="metric_sub/pretrained",
+        )
+    return EmbeddingNet(
+        backbone, backbone.num_features, shape.dimension, shape.gem_p, shape.gem_learned, rule.mean, rule.std
+    )
+
+
+def _timm_says(model: Embedder) -> timm.models.PretrainedCfg:
     if not timm.is_model(model.backbone):
         near = difflib.get_close_matches(model.backbone.split(".")[0], timm.list_models(), n=5)
         raise UserError(
             f"embedders: {model.name}: timm has no backbone {model.backbone!r}; near it: {', '.join(near) or 'none'}."
         )
     try:
-        backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
+        return timm.get_pretrained_cfg(model.backbone)
     except RuntimeError as error:  # the name is known, the tag after its dot is not
-        raise UserError(f"embedders: {model.name}: backbone {model.backbone!r}: {error}") from None
-    if load_pretrained:
-        fill_backbone(backbone, model.backbone, model.pretrained, f"embedders.{model.name}.pretrained")
-    colours = backbone.pretrained_cfg
-    return EmbeddingNet(
-        backbone,
-        backbone.num_features,
-        shape.dimension,
-        shape.gem_p,
-        shape.gem_learned,
-        colours["mean"],
-        colours["std"],
-    )
+        known = ", ".join(timm.list_pretrained(f"{model.backbone.split('.')[0]}.*")) or "none"
+        raise UserError(f"embedders: {model.name}: backbone {model.backbone!r}: {error} Known: {known}.") from None
 
 
-def describe_embedder(net: EmbeddingNet, model: Embedder, shape: Embed, metrics: dict, epoch: int) -> dict:
-    """What model.json tells: enough for `load_embedder`."""
+def describe_embedder(net: EmbeddingNet, model: Embedder, shape: Embed, metrics: dict, epoch: float) -> dict:
+    """What model.json tells: enough for `load_embedders`."""
+    rule = InputRule.of(model, shape)
     return {
         "kind": "embedder",
         "architecture": {"model": model.model_dump(), "shape": shape.model_dump()},
+        "input_size": rule.size,
+        "interpolation": rule.interpolation,
         "mean": net.mean.flatten().tolist(),
         "std": net.std.flatten().tolist(),
         "order": "RGB, 0..1, normalised inside the model",
@@ -109,13 +144,24 @@ def describe_embedder(net: EmbeddingNet, model: Embedder, shape: Embed, metrics:
     }
 
 
-def load_embedder(folder: Path, *, flip: bool) -> TrainedEmbedder:
-    """The trained network of a model folder. Raises UserError where the folder is missing or does not fit."""
+def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
+    """The trained network of a model folder; of one that ended in concatenated snapshots, each of them.
+
+    Raises UserError where the folder is missing or does not fit.
+    """
     description = read_description(folder)
+    snapshots = description.get("snapshots")
+    if snapshots:
+        return [embedder for name in snapshots for embedder in load_embedders(folder / name, flip=flip)]
     architecture = description["architecture"]
     model, shape = Embedder.model_validate(architecture["model"]), Embed.model_validate(architecture["shape"])
+    rule = replace(  # what it was trained with, whatever timm says by now
+        InputRule.of(model, shape),
+        size=description["input_size"],
+        interpolation=description["interpolation"],
+    )
     net = build_embedder(model, shape, load_pretrained=False)
     load_weights(folder, net)
-    for name in ("mean", "std"):  # what it was trained with, whatever timm says by now
+    for name in ("mean", "std"):
         getattr(net, name).copy_(torch.tensor(description[name]).view(1, 3, 1, 1))
-    return TrainedEmbedder(net.eval(), CropRule.of(model.input_size, shape), flip)
+    return [TrainedEmbedder(net.eval(), rule.crop_rule(shape), flip)]

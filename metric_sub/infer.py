@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import INFERENCE_KEYS, load_embedder
+from metric_sub.embedder import INFERENCE_KEYS, load_embedders
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
@@ -68,6 +68,7 @@ def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) ->
         {
             "detections": detection_step.fingerprint,
             "weights": [description["sha256"] for description in descriptions],
+            "snapshots": [description.get("snapshots") for description in descriptions],
             "architectures": [description["architecture"] for description in descriptions],
             "batch_size": config.embed.batch_size,
             "flip": config.embed.flip,
@@ -76,10 +77,10 @@ def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) ->
     )
     if step.done:
         return step
-    embedders = [load_embedder(folder, flip=config.embed.flip) for folder in folders]
-    for embedder in embedders:
-        embedder.net.to("cuda" if torch.cuda.is_available() else "cpu")
-    embedder = CropEmbedder(embedders, config.embed.batch_size)
+    models = [load_embedders(folder, flip=config.embed.flip) for folder in folders]
+    for net in (embedder.net for model in models for embedder in model):
+        net.to("cuda" if torch.cuda.is_available() else "cpu")
+    embedder = CropEmbedder(models, config.embed.batch_size)
     detections = detection_step.table("table")
     paths = media.set_index("media_id").path
     ids = detections.media_id.unique()

@@ -1,9 +1,12 @@
-"""Trains the embedders, one after the other: `python -m metric_sub.train --config C --data D --work W`.
+"""Trains the embedders, one after the other: `python -m metric_sub.train --config C --data D --work W`, in several processes
+by accelerate's launcher.
 
 Writes <work>/weights/<name> for each (weights.safetensors, model.json, log.csv, curves.png), best recall@1 first served. A killed
 run goes on at its last checkpoint; finished models are reused unless config or data changed.
 """
 
+import argparse
+import contextlib
 import logging
 import math
 from pathlib import Path
@@ -11,19 +14,28 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device, set_seed
 
-from metric_sub.batches import EmbedderBatches
-from metric_sub.crops import CropRule
-from metric_sub.embedder import INFERENCE_KEYS, TrainedEmbedder, build_embedder, describe_embedder
+from metric_sub.batches import Batch, EmbedderBatches, check_batch_sizes
+from metric_sub.embedder import (
+    INFERENCE_KEYS,
+    EmbeddingNet,
+    InputRule,
+    TrainedEmbedder,
+    build_embedder,
+    describe_embedder,
+)
 from metric_sub.evaluate import recall_at_1
-from metric_sub.losses import EmbeddingMemory, build_arcface
+from metric_sub.losses import EmbeddingLoss, build_loss, views_loss
+from metric_sub.replay import HardestBatch
+from metric_sub.snapshots import Snapshots, average_networks
 from metric_sub.training_crops import cut_training_crops
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, Embedder
+from shared.config import Config, Embedder, EmbedPhase, EmbedTrain
 from shared.dataset import content_fingerprint
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
+from shared.processes import from_main, gather_rows, several_processes
 from shared.progress import progress_bar
 from shared.training import (
     Best,
@@ -31,6 +43,7 @@ from shared.training import (
     Record,
     average_of,
     batch_loader,
+    begin_anew,
     check_precision,
     finished,
     make_optimizer,
@@ -38,57 +51,150 @@ from shared.training import (
     training_data,
     warmup_cosine,
 )
-from shared.weights import save_weights
+from shared.weights import pretrained_sha256, read_description, save_weights
 from shared.work import locked
 
 log = logging.getLogger("embedder")
 
 RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}  # how a run is carried out, not what comes of it
+NORM_BATCHES = 100  # from which an average of snapshots takes its batch norms' statistics
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse_options("Train the embedders (stage 2).", argv)
-    config = config_of(options)
-    use_threads(config.threads)
-    check_precision(config.embed_train.precision, "embed_train.precision")
-    with locked(options.work):
-        used, parts = training_data(options, config, config.embed_train.parts)
-        models = [
-            (
-                model,
-                {
-                    "model": model.model_dump(),
-                    "embed": config.embed.model_dump(exclude=INFERENCE_KEYS),
-                    "train": config.embed_train.model_dump(exclude=RUN_KEYS),
-                    "data": config.data.model_dump(),
-                    **content_fingerprint(used),
-                },
-            )
-            for model in config.embedders
-        ]
-        left = [
-            (model, depends)
-            for model, depends in models
-            if options.fresh or not finished(options.weights / model.name, depends)
-        ]
+    with several_processes() as processes, contextlib.ExitStack() as held:
+        options = from_main(lambda: parse_options("Train the embedders (stage 2).", argv))
+        config = from_main(lambda: config_of(options))
+        use_threads(config.threads)
+        models, *crops = from_main(lambda: prepare(options, config, processes.num_processes, held))
         for model, depends in models:
-            if (model, depends) not in left:
-                log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
-        if not left:
-            return
-        pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, fresh=False)
-        crops = cut_training_crops(used, pictures, config, options.work, options.fresh)
-        train_crops, validation_crops = (
-            crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts
+            train_embedder(config, model, *crops, options.weights / model.name, depends, options.fresh)
+
+
+def prepare(
+    options: argparse.Namespace, config: Config, n_processes: int, held: contextlib.ExitStack
+) -> tuple[list[tuple[Embedder, dict]], pd.DataFrame | None, pd.DataFrame | None]:
+    """The models that are not finished, each with what its training depends on; the crops to train on and to validate on.
+
+    Takes the work folder's lock into `held`, cuts out frames and crops. Raises UserError for what cannot be trained.
+    """
+    check_precision(config.embed_train.precision, "embed_train.precision")
+    for model in config.embedders:
+        check_batch_sizes(config, model, n_processes)
+    held.enter_context(locked(options.work))
+    used, parts = training_data(options, config, config.embed_train.parts)
+    left = []
+    for model in config.embedders:
+        depends = {
+            "model": model.model_dump(),
+            "pretrained": pretrained_sha256(model.pretrained),
+            "embed": config.embed.model_dump(exclude=INFERENCE_KEYS),
+            "train": config.embed_train.model_dump(exclude=RUN_KEYS),
+            "data": config.data.model_dump(),
+            **content_fingerprint(used),
+        }
+        if finished(options.weights / model.name, depends) and not options.fresh:
+            log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
+        else:
+            left.append((model, depends))
+    if not left:
+        return [], None, None
+    pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, fresh=False)
+    crops = cut_training_crops(used, pictures, config, options.work, options.fresh)
+    train_crops, validation_crops = (
+        crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts
+    )
+    if train_crops.empty:
+        raise UserError(
+            f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
         )
-        if train_crops.empty:
-            raise UserError(
-                f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
-            )
-        for model, depends in left:
-            train_embedder(
-                config, model, train_crops, validation_crops, options.weights / model.name, depends, options.fresh
-            )
+    return left, train_crops, validation_crops
+
+
+def cycle_ends(first: int, end: int, cycles: int) -> list[int]:
+    """The steps before which each of the cycles of a phase of steps first..end-1 has ended: `cycles` numbers, the last is `end`."""
+    return [first + round((end - first) * k / cycles) for k in range(1, cycles + 1)]
+
+
+def learning_rates(settings: EmbedTrain, phase_begins: list[int]) -> list[float]:
+    """The learning rate of every step: for each phase a warm-up and as many cosines down to 0 as it has cycles.
+
+    Cosines that start again from the full rate are Loshchilov and Hutter's warm restarts (2017).
+    """
+    rates = []
+    for phase, first, end in zip(settings.phases, phase_begins, phase_begins[1:], strict=False):
+        n_warmup = round(settings.warmup * (end - first))
+        begins = [first, *cycle_ends(first, end, phase.cycles)]
+        for begin, cycle_end in zip(begins, begins[1:], strict=False):
+            shape = (cycle_end - begin, min(n_warmup, cycle_end - begin - 1) if begin == first else 0)
+            rates += [phase.learning_rate * warmup_cosine(step, *shape) for step in range(cycle_end - begin)]
+    return rates
+
+
+def training_network(config: Config, model: Embedder, accelerator: Accelerator) -> EmbeddingNet:
+    """The network as it is before the first step; in several processes on GPUs its batch norms see the whole batch."""
+    network = build_embedder(model, config.embed, load_pretrained=True).to(memory_format=torch.channels_last)
+    if accelerator.num_processes > 1:
+        if accelerator.device.type == "cuda":
+            return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        log.warning("%s: batch norms in several processes on the CPU see their own share of the batch", model.name)
+    return network
+
+
+def set_mode(network: EmbeddingNet, phase: EmbedPhase) -> None:
+    """Training mode; a frozen backbone learns nothing and keeps its batch norms' statistics."""
+    network.train()
+    network.backbone.train(not phase.freeze_backbone)
+    network.backbone.requires_grad_(not phase.freeze_backbone)
+
+
+def backward(
+    batch: Batch,
+    phase: EmbedPhase,
+    settings: EmbedTrain,
+    net: torch.nn.Module,
+    loss: EmbeddingLoss,
+    accelerator: Accelerator,
+    weight: float,
+) -> float:
+    """Adds `weight` times the gradients of the whole batch's loss, of which this process has a share; gives the loss.
+
+    Embeddings are gathered first: classifier, pairs and memory see all of the batch in every process.
+    """
+    batch = send_to_device(batch, accelerator.device)
+    with accelerator.autocast():
+        embeddings = net(batch.images.contiguous(memory_format=torch.channels_last))  # (B, D)
+    embeddings, classes, other_classes = map(gather_rows, (embeddings.float(), batch.classes, batch.other_classes))
+    if phase.task == "views":
+        value = views_loss(embeddings, classes, settings.loss.temperature)
+    else:
+        value = loss(embeddings, classes, other_classes, batch.share)
+    accelerator.backward(value * weight)
+    return value.item()
+
+
+def judge(
+    networks: list[EmbeddingNet],
+    config: Config,
+    model: Embedder,
+    crops: pd.DataFrame,
+    folder: Path,
+    best: Best,
+    epoch: float,
+) -> float:
+    """recall@1 on the validation crops of a network, or of several joined; they become the model in `folder` if it is the best."""
+    rule = InputRule.of(model, config.embed).crop_rule(config.embed)
+    trained = [TrainedEmbedder(network.eval(), rule, flip=False) for network in networks]
+    recall = recall_at_1(trained, crops, config.embed.batch_size, config.data.max_pixels)
+    if best.improved_by(recall, networks[-1]):
+        description = describe_embedder(networks[-1], model, config.embed, {"recall_at_1": recall}, epoch)
+        if len(networks) > 1:
+            parts = {f"snapshot{k}": network for k, network in enumerate(networks, 1)}
+            for name, network in parts.items():
+                save_weights(folder / name, network, description)
+                mark_finished(folder / name, {"part of": str(folder)})
+            description["snapshots"] = {name: read_description(folder / name)["sha256"] for name in parts}
+        save_weights(folder, networks[-1], description)
+    return recall
 
 
 def train_embedder(
@@ -100,99 +206,95 @@ def train_embedder(
     depends: dict,
     fresh: bool,
 ) -> None:
-    """The training loop of one model. Leaves the finished model in `folder`."""
+    """The training loop of one model. Leaves the finished model in `folder`, written by the main process."""
     settings = config.embed_train
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    freezes = any(phase.freeze_backbone for phase in settings.phases)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=freezes)
+    accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[ddp])
     set_seed(model.seed)
-    batches = EmbedderBatches(train_crops, config, model)
-    log.info(
-        "%s: %d crops of %d products, %d epochs of %d steps",
-        model.name,
-        len(train_crops),
-        batches.n_classes,
-        model.epochs,
-        batches.steps_per_epoch,
-    )
-    net = build_embedder(model, config.embed, load_pretrained=True).to(memory_format=torch.channels_last)
-    arcface = build_arcface(settings.loss, batches.n_classes, config.embed.dimension)
-    memory = EmbeddingMemory(model.memory, config.embed.dimension).to(accelerator.device)
-    optimizer = make_optimizer(
-        settings.optimizer,
-        torch.nn.ModuleList([net, arcface]),
-        settings.phases[0].learning_rate,
-        settings.weight_decay,
-        momentum=0.9,
-    )
-    net, arcface, optimizer = accelerator.prepare(net, arcface, optimizer)
-    average = average_of(accelerator.unwrap_model(net), settings.ema)
-    best = Best(keeps_weights=False)
-    checkpoint = Checkpoint(
-        folder,
-        depends,
-        {
-            "net": accelerator.unwrap_model(net),
-            "arcface": accelerator.unwrap_model(arcface),
-            "memory": memory,
-            "optimizer": optimizer,
-            "average": average,
-            "scaler": accelerator.scaler,
-            "best": best,
-        },
-        settings.keep_checkpoints,
-    )
-    start = 0 if fresh else checkpoint.load()
-    record = Record(folder, start)
-    n_warmup = round(settings.warmup * len(batches))
+    batches = EmbedderBatches(train_crops, config, model, accelerator.process_index, accelerator.num_processes)
+    begins, n_steps, per_epoch = batches.phase_begins, len(batches), batches.steps_per_epoch
+    rates = learning_rates(settings, begins)
+    snapshot_steps = cycle_ends(*begins[-2:], settings.phases[-1].cycles) if settings.snapshots != "last" else []
+    log.info("%s: %d crops of %d products", model.name, len(train_crops), batches.n_classes)
+    log.info("%s: %d epochs of %d steps", model.name, model.epochs, per_epoch)
+    network = training_network(config, model, accelerator)
+    loss = build_loss(settings.loss, batches.n_classes, config.embed.dimension, model.memory).to(accelerator.device)
+    learners = torch.nn.ModuleList([network, loss])
+    optimizer = make_optimizer(settings.optimizer, learners, rates[0], settings.weight_decay, momentum=0.9)
+    # The loss is not prepared: it sees the gathered rows of all processes, so its gradients agree as they are.
+    net, optimizer = accelerator.prepare(network, optimizer)
+    average = average_of(network, settings.ema)
+    best, snapshots, hardest = Best(keeps_weights=False), Snapshots(), HardestBatch(settings.replay_every, batches)
+    state = {"net": network, "loss": loss, "optimizer": optimizer, "average": average, "scaler": accelerator.scaler}
+    state |= {"best": best, "snapshots": snapshots, "hardest": hardest}
+    checkpoint = Checkpoint(folder, depends, state, settings.keep_checkpoints)
+    start = saved = 0 if fresh else checkpoint.load()
+    record = Record(folder, start) if accelerator.is_main_process else None
+    judged_as = (config, model, validation_crops, folder, best)
     losses: list[float] = []
-    with progress_bar(total=len(batches), title=model.name, unit="step", done=start) as bar:
+
+    def move() -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+        if average:
+            average.update_parameters(network)
+
+    with progress_bar(total=n_steps, title=model.name, unit="step", done=start) as bar:
         for step, batch in enumerate(batch_loader(batches, start, settings.workers), start):
-            images, classes = send_to_device(batch, accelerator.device)
-            torch.manual_seed(model.seed + step)  # for backbones with dropout
-            net.train()
-            rate = settings.phases[0].learning_rate * warmup_cosine(step, len(batches), n_warmup)
+            phase, done = batches.phase_of(step), step + 1
+            if step in begins:
+                begin_anew(optimizer, average)
+                broadcast(loss.state_dict())  # so that rounding never sets the processes apart
+                log.info("%s: phase %d of %d", model.name, begins.index(step) + 1, len(settings.phases))
+            torch.manual_seed(model.seed + step + 1_000_003 * accelerator.process_index)  # for backbones with dropout
+            set_mode(network, phase)
+            loss.set_margin(step / n_steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate
-            with accelerator.autocast():
-                embeddings = net(images.contiguous(memory_format=torch.channels_last))  # (B, D)
-            loss = arcface(*memory.join(embeddings.float(), classes))
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            if average:
-                average.update_parameters(accelerator.unwrap_model(net))
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
+                group["lr"] = rates[step]
+            moves = (
+                done - max(begin for begin in begins if begin <= step)
+            ) % settings.accumulate == 0 or done in begins
+            with contextlib.nullcontext() if moves else accelerator.no_sync(net):
+                value = backward(batch, phase, settings, net, loss, accelerator, 1 / settings.accumulate)
+            if not math.isfinite(value):
                 raise UserError(
-                    f"embed_train.learning_rate: the loss of {model.name} became {losses[-1]} at step {step}. Lower it, or raise warmup."
+                    f"embed_train.phases: the loss of {model.name} became {value} at step {step}. Lower the learning_rate, or raise warmup."
                 )
+            if moves:
+                move()
+            if again := hardest.after(step, value, batch, moves):
+                backward(again, phase, settings, net, loss, accelerator, 1.0)
+                move()
+            judged = average.module if average else network
+            if done in snapshot_steps:
+                snapshots.add(judged)
+            if not accelerator.is_main_process:
+                continue
+            losses.append(value)
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
-            record.note(step, loss=losses[-1], rate=rate)
-            if (step + 1) % batches.steps_per_epoch == 0:
-                epoch = (step + 1) // batches.steps_per_epoch
-                judged = average.module if average else accelerator.unwrap_model(net)
-                judged.eval()
-                trained = TrainedEmbedder(judged, CropRule.of(model.input_size, config.embed), flip=False)
-                recall = recall_at_1(trained, validation_crops, config.embed.batch_size, config.data.max_pixels)
-                log.info(
-                    "%s epoch %d of %d: loss %.3f, recall@1 %.3f",
-                    model.name,
-                    epoch,
-                    model.epochs,
-                    sum(losses[-batches.steps_per_epoch :]) / len(losses[-batches.steps_per_epoch :]),
-                    recall,
-                )
+            record.note(step, loss=value, rate=rates[step])
+            if done % per_epoch == 0:
+                recall = judge([judged], *judged_as, done / per_epoch)
+                mean_loss = sum(losses[-per_epoch:]) / len(losses[-per_epoch:])
+                log.info("%s epoch %d: loss %.3f, recall@1 %.3f", model.name, done // per_epoch, mean_loss, recall)
                 record.note(step, recall_at_1=recall)
-                if best.improved_by(recall, judged):
-                    save_weights(
-                        folder, judged, describe_embedder(judged, model, config.embed, {"recall_at_1": recall}, epoch)
-                    )
-            if (step + 1) % settings.checkpoint_every == 0 and step + 1 < len(batches):
+            if moves and done // settings.checkpoint_every > saved // settings.checkpoint_every and done < n_steps:
                 record.flush()
-                checkpoint.save(step + 1)
-    record.draw()
-    mark_finished(folder, depends)
-    checkpoint.drop()
+                checkpoint.save(done)
+                saved = done
+    if accelerator.is_main_process:
+        if settings.snapshots != "last":
+            kept = snapshots.networks(network)
+            if settings.snapshots == "average":
+                last_phase = batch_loader(batches, max(begins[-2], n_steps - NORM_BATCHES), settings.workers)
+                kept = [average_networks(kept, last_phase, accelerator.device)]
+            recall = judge(kept, *judged_as, model.epochs)
+            log.info("%s: %d snapshots, %s: recall@1 %.3f", model.name, len(snapshot_steps), settings.snapshots, recall)
+        record.draw(begins[1:-1])
+        mark_finished(folder, depends)
+        checkpoint.drop()
 
 
 if __name__ == "__main__":

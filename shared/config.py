@@ -227,6 +227,8 @@ class EmbedTrain(Section):
             raise ValueError(
                 f"phases: expected shares that add up to 1, found {[phase.share for phase in self.phases]}"
             )
+        if self.snapshots != "last" and self.phases[-1].cycles < 2:
+            raise ValueError(f"snapshots: {self.snapshots} wants 2 or more cycles in the last phase, found 1")
         for number, phase in enumerate(self.phases):
             if phase.augment not in self.augment:
                 raise ValueError(

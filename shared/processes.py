@@ -17,6 +17,7 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.utils import broadcast_object_list
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.nn.functional import all_gather
 
 from shared.cli import run_entry
 from shared.errors import UserError
@@ -65,6 +66,17 @@ def several_processes() -> Iterator[PartialState]:
         raise
     finally:
         state.destroy_process_group()
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """The rows (B, ...) of all processes in one tensor (n * B, ...), as they lie in the batch of which each process has every nth.
+
+    Gradients go back to the process that a row came from, summed over the processes.
+    """
+    n_processes = PartialState().num_processes
+    if n_processes == 1:
+        return rows
+    return torch.stack(all_gather(rows), dim=1).flatten(0, 1)
 
 
 def from_main(make: Callable[[], Made]) -> Made:

@@ -114,11 +114,13 @@ def fill_backbone(
     name: str,
     pretrained: bool | str,
     key: str,
+    place: str,
     rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
 ) -> None:
     """Fills a headless timm model `name` as the config's `key` says: False nothing, True timm's own weights, a path a file.
 
     `rename` brings a file's names to timm's. A classifier's weights in the file are left out; all else must fit, or UserError.
+    Where timm cannot fetch its weights, the error names the file, and `place`, a folder of the project, to put it in.
     """
     if pretrained is False:
         return
@@ -127,15 +129,17 @@ def fill_backbone(
         try:
             state = timm.create_model(name, pretrained=True).state_dict()
         except Exception as error:  # from no network to no such file, the hub raises many kinds
+            said = timm.get_pretrained_cfg(name)
+            file = f"model.safetensors of {said.hf_hub_id} on the Hugging Face hub" if said.hf_hub_id else said.url
+            path = f"{place}/{name}{'.safetensors' if said.hf_hub_id else Path(said.url or '').suffix}"
             raise UserError(
-                f"{key}: {source} cannot be fetched ({type(error).__name__}: {error}). Fetch the file on a machine "
-                f"with a network and give {key} its path, or set it to false."
+                f"{key}: {source} cannot be fetched ({type(error).__name__}: {error}). Fetch {file or 'its file'} on a "
+                f"machine with a network, put it at {path} and set {key} to that path; or set it to false to begin without."
             ) from None
         state = rename(state)
     else:
         source = f"{key}: {pretrained}"
-        path = Path(pretrained)
-        state = rename(read_state(path if path.exists() else PROJECT / path))
+        state = rename(read_state(pretrained_path(pretrained)))
     own = body.state_dict()
     head = tuple(f"{part}." for part in ("head", "classifier", "fc"))
     surplus = sorted(key for key in set(state) - set(own) if not key.startswith(head))
@@ -148,6 +152,17 @@ def fill_backbone(
         body.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
     except RuntimeError as error:
         raise UserError(f"{source}: not the weights of {name}: {error}") from None
+
+
+def pretrained_sha256(pretrained: bool | str) -> str | None:
+    """The SHA-256 of the file that a config's `pretrained` names; None where it names none, or one that is not there."""
+    path = pretrained_path(pretrained) if isinstance(pretrained, str) else None
+    return file_sha256(path) if path and path.is_file() else None
+
+
+def pretrained_path(pretrained: str) -> Path:
+    """A path as it stands where that exists, else from the project's folder."""
+    return Path(pretrained) if Path(pretrained).exists() else PROJECT / pretrained
 
 
 def file_sha256(path: Path) -> str:

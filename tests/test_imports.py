@@ -22,6 +22,8 @@ TRAINING_MODULES = {
     "batches",
     "augment",
     "losses",
+    "replay",
+    "snapshots",
     "training_crops",
 }
 TRAINING_LIBRARIES = (

@@ -166,13 +166,13 @@ def filled(tmp_path):
 def test_a_backbone_is_filled_from_a_file_without_its_classifier(filled):
     body, path = filled
     other = body_of(1)
-    fill_backbone(other, BACKBONE, str(path), "embedders.x.pretrained")
+    fill_backbone(other, BACKBONE, str(path), "embedders.x.pretrained", "here")
     assert equal(body, other)
 
 
 def test_a_backbone_without_pretrained_stays_as_it_is():
     body = body_of(1)
-    fill_backbone(body, BACKBONE, False, "key")
+    fill_backbone(body, BACKBONE, False, "key", "here")
     assert equal(body, body_of(1))
 
 
@@ -180,7 +180,7 @@ def test_counters_that_old_files_lack_are_no_fault(filled):
     body, path = filled
     torch.save({name: value for name, value in body.state_dict().items() if "num_batches_tracked" not in name}, path)
     other = body_of(1)
-    fill_backbone(other, BACKBONE, str(path), "key")
+    fill_backbone(other, BACKBONE, str(path), "key", "here")
     assert torch.equal(other.conv1[0].weight, body.conv1[0].weight)
 
 
@@ -189,12 +189,13 @@ def test_names_are_brought_to_those_of_the_backbone(filled):
     torch.save({f"module.{name}": value for name, value in body.state_dict().items()}, path)
     other = body_of(1)
     with pytest.raises(UserError, match="unknown"):
-        fill_backbone(other, BACKBONE, str(path), "key")
+        fill_backbone(other, BACKBONE, str(path), "key", "here")
     fill_backbone(
         other,
         BACKBONE,
         str(path),
         "key",
+        "here",
         lambda state: {name.removeprefix("module."): value for name, value in state.items()},
     )
     assert equal(body, other)
@@ -214,10 +215,10 @@ def test_a_file_that_does_not_fit_wholly_is_refused(filled, change, expected):
     change(state)
     torch.save(state, path)
     with pytest.raises(UserError, match=expected) as caught:
-        fill_backbone(body_of(1), BACKBONE, str(path), "embedders.x.pretrained")
+        fill_backbone(body_of(1), BACKBONE, str(path), "embedders.x.pretrained", "here")
     assert "embedders.x.pretrained" in str(caught.value) and BACKBONE in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth"):
-        fill_backbone(body_of(1), BACKBONE, str(tmp_path / "nowhere.pth"), "key")
+        fill_backbone(body_of(1), BACKBONE, str(tmp_path / "nowhere.pth"), "key", "here")
