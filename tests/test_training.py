@@ -68,10 +68,38 @@ def start(arguments, *launcher):
     )
 
 
-@pytest.mark.parametrize("model", STAGES)
-@pytest.mark.parametrize("saves_before", [1, 3])
-def test_an_interrupted_run_ends_with_the_undisturbed_weights(model, saves_before, options, tmp_path, monkeypatch):
-    stage = STAGES[model]
+EVERYTHING = [
+    "embed_train.phases=[{share: 0.3, task: views, augment: hard, learning_rate: 0.01, freeze_backbone: false, cycles: 1},"
+    "{share: 0.3, task: products, augment: hard, learning_rate: 0.01, freeze_backbone: true, cycles: 1},"
+    "{share: 0.4, task: products, augment: hard, learning_rate: 0.01, freeze_backbone: false, cycles: 2}]",
+    "embed_train.loss.classifier=subcenter",
+    "embed_train.loss.pair=multi_similarity",
+    "embed_train.loss.memory_for=both",
+    "embed_train.loss.margin_warmup=0.5",
+    "embed_train.augment.hard.mixup=0.3",
+    "embed_train.augment.hard.cutmix=0.3",
+    "embed_train.accumulate=2",
+    "embed_train.replay_every=3",
+    "embed_train.ema=0.5",
+    "embedders.0.epochs=4",
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "saves_before"),
+    [
+        ("detector", [], 1),
+        ("detector", [], 3),
+        ("a", [], 1),
+        ("a", [], 3),
+        ("a", [*EVERYTHING, "embed_train.snapshots=average"], 2),
+        ("a", [*EVERYTHING, "embed_train.snapshots=concatenate"], 5),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_undisturbed_weights(
+    model, more, saves_before, options, tmp_path, monkeypatch
+):
+    stage, options = STAGES[model], lambda work, of=options: of(work, *more)
     stage.main(options("calm"))
     saves, save = [], Checkpoint.save
 
@@ -88,9 +116,12 @@ def test_an_interrupted_run_ends_with_the_undisturbed_weights(model, saves_befor
     folders = [tmp_path / work / "weights" / model for work in ("calm", "stopped")]
     assert list((folders[1] / "resume").glob("*.pt"))
     stage.main(options("stopped"))
-    calm, stopped = (load_file(folder / "weights.safetensors") for folder in folders)
-    assert calm.keys() == stopped.keys()
-    assert all((calm[name] == stopped[name]).all() for name in calm)
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("weights.safetensors")) for folder in folders]
+    assert files[0] == files[1]
+    for file in files[0]:
+        calm, stopped = (load_file(folder / file) for folder in folders)
+        assert calm.keys() == stopped.keys()
+        assert all((calm[name] == stopped[name]).all() for name in calm)
     losses = [[row["loss"] for row in csv.DictReader((folder / "log.csv").open())] for folder in folders]
     assert losses[0] == losses[1]
     assert not (folders[1] / "resume").exists()
