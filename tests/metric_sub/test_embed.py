@@ -106,7 +106,7 @@ def plain(colour, height=40, width=60):
 
 
 def test_boxes_of_many_pictures_come_out_in_the_order_they_were_added():
-    embedder = CropEmbedder([TrainedEmbedder(Describe(), RULE, False)], 2)
+    embedder = CropEmbedder([[TrainedEmbedder(Describe(), RULE, False)]], 2)
     boxes = np.float32([[0, 0, 20, 20], [0, 0, 40, 10], [5, 5, 15, 35]])  # square, wide, tall
     colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]
     for colour in colours:
@@ -119,7 +119,7 @@ def test_boxes_of_many_pictures_come_out_in_the_order_they_were_added():
 
 
 def test_taking_empties():
-    embedder = CropEmbedder([TrainedEmbedder(Describe(), RULE, False)], 2)
+    embedder = CropEmbedder([[TrainedEmbedder(Describe(), RULE, False)]], 2)
     embedder.add(plain((250, 10, 10)), np.float32([[0, 0, 20, 20]]))
     assert len(embedder.take()) == 1
     assert embedder.take().shape == (0, 4)
@@ -139,9 +139,27 @@ def test_several_real_models_side_by_side(tiny_config):
     ]
     image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
     boxes = np.float32([[0, 0, 20, 20], [0, 0, 60, 25], [5, 5, 25, 75], [30, 30, 55, 60]])
-    both, alone = CropEmbedder(trained, 2), [CropEmbedder([each], 2) for each in trained]
+    both, alone = CropEmbedder([[each] for each in trained], 2), [CropEmbedder([[each]], 2) for each in trained]
     for embedder in (both, *alone):
         embedder.add(image, boxes)
     vectors, singles = both.take(), [embedder.take() for embedder in alone]
     assert both.dimension == 32 and vectors.shape == (4, 32)
     assert np.allclose(vectors @ vectors.T, np.mean([single @ single.T for single in singles], axis=0), atol=1e-5)
+
+
+def test_a_models_snapshots_weigh_as_one_model(tiny_config):
+    """Two snapshots beside a second model: half of the cosine is the second's, a quarter each snapshot's."""
+    torch.manual_seed(0)
+    trained = [
+        TrainedEmbedder(build_embedder(tiny_config.embedders[0], tiny_config.embed, load_pretrained=False).eval(), RULE, False)
+        for _ in range(3)
+    ]
+    image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+    boxes = np.float32([[0, 0, 20, 20], [0, 0, 60, 25], [5, 5, 25, 75]])
+    cosines = []
+    for models in ([trained[:2], trained[2:]], *([[each]] for each in trained)):
+        embedder = CropEmbedder(models, 8)
+        embedder.add(image, boxes)
+        vectors = embedder.take()
+        cosines.append(vectors @ vectors.T)
+    assert np.allclose(cosines[0], 0.25 * cosines[1] + 0.25 * cosines[2] + 0.5 * cosines[3], atol=1e-5)
