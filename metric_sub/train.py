@@ -17,7 +17,7 @@ from metric_sub.batches import EmbedderBatches
 from metric_sub.crops import CropRule
 from metric_sub.embedder import INFERENCE_KEYS, TrainedEmbedder, build_embedder, describe_embedder
 from metric_sub.evaluate import recall_at_1
-from metric_sub.losses import EmbeddingMemory, build_arcface
+from metric_sub.losses import build_loss
 from metric_sub.training_crops import cut_training_crops
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder
@@ -114,16 +114,15 @@ def train_embedder(
         batches.steps_per_epoch,
     )
     net = build_embedder(model, config.embed, load_pretrained=True).to(memory_format=torch.channels_last)
-    arcface = build_arcface(settings.loss, batches.n_classes, config.embed.dimension)
-    memory = EmbeddingMemory(model.memory, config.embed.dimension).to(accelerator.device)
+    loss_of = build_loss(settings.loss, batches.n_classes, config.embed.dimension, model.memory)
     optimizer = make_optimizer(
         settings.optimizer,
-        torch.nn.ModuleList([net, arcface]),
+        torch.nn.ModuleList([net, loss_of]),
         settings.phases[0].learning_rate,
         settings.weight_decay,
         momentum=0.9,
     )
-    net, arcface, optimizer = accelerator.prepare(net, arcface, optimizer)
+    net, loss_of, optimizer = accelerator.prepare(net, loss_of, optimizer)
     average = average_of(accelerator.unwrap_model(net), settings.ema)
     best = Best(keeps_weights=False)
     checkpoint = Checkpoint(
@@ -131,8 +130,7 @@ def train_embedder(
         depends,
         {
             "net": accelerator.unwrap_model(net),
-            "arcface": accelerator.unwrap_model(arcface),
-            "memory": memory,
+            "loss": accelerator.unwrap_model(loss_of),
             "optimizer": optimizer,
             "average": average,
             "scaler": accelerator.scaler,
@@ -154,7 +152,8 @@ def train_embedder(
                 group["lr"] = rate
             with accelerator.autocast():
                 embeddings = net(images.contiguous(memory_format=torch.channels_last))  # (B, D)
-            loss = arcface(*memory.join(embeddings.float(), classes))
+            accelerator.unwrap_model(loss_of).set_margin(step / len(batches))
+            loss = loss_of(embeddings, classes, classes, 1.0)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
