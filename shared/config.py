@@ -236,6 +236,17 @@ class EmbedTrain(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _mixed_crops_have_a_loss(self):
+        for phase in self.phases:
+            augment = self.augment[phase.augment]
+            if phase.task == "products" and self.loss.classifier == "none" and (augment.mixup or augment.cutmix):
+                raise ValueError(
+                    f"augment.{phase.augment}: expected mixup and cutmix 0 where loss.classifier is none (a pair loss leaves "
+                    f"mixed crops out), found {augment.mixup} and {augment.cutmix}"
+                )
+        return self
+
 
 class Match(Section):
     keep_quantile: Share  # of an item's votes, the nearest
@@ -274,6 +285,18 @@ class Config(Section):
         names = [embedder.name for embedder in self.embedders]
         if len(set(names)) < len(names) or "detector" in names:
             raise ValueError(f"embedders: names must differ from each other and from 'detector', found {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_has_a_loss(self):
+        loss = self.embed_train.loss
+        there = {"classifier": loss.classifier != "none", "pair": loss.pair != "none" and loss.pair_weight > 0}
+        wanted = list(there) if loss.memory_for == "both" else [loss.memory_for]
+        if any(embedder.memory for embedder in self.embedders) and not all(there[name] for name in wanted):
+            raise ValueError(
+                f"embed_train.loss.memory_for: expected {' or '.join(name for name in there if there[name])}, the loss that "
+                f"is there to see the embedders' memory, found {loss.memory_for!r}"
+            )
         return self
 
 

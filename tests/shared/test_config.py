@@ -153,6 +153,27 @@ def test_models_must_have_names_of_their_own():
     assert "names must differ" in message_of(FULL, ["embedders.1.name=detector"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["loss.memory_for=pair"], "memory_for: expected classifier,"),
+        (["loss.memory_for=both"], "memory_for: expected classifier,"),
+        (["loss.memory_for=both", "loss.pair=circle", "loss.pair_weight=0"], "memory_for: expected classifier,"),
+        (["loss.classifier=none", "loss.pair=circle"], "memory_for: expected pair,"),
+        (["loss.classifier=none"], "expected a classifier, or a pair loss"),
+        (["loss.classifier=none", "loss.pair=circle", "augment.hard.mixup=0.5"], "augment.hard: expected mixup"),
+    ],
+)
+def test_what_the_losses_lack_is_refused(overrides, expected):
+    assert expected in message_of(FULL, [f"embed_train.{override}" for override in overrides])
+
+
+def test_memory_may_serve_every_loss_that_is_there():
+    load_config(FULL, ["embed_train.loss.pair=circle", "embed_train.loss.memory_for=both"])
+    without = [f"embedders.{number}.memory=0" for number in range(4)]
+    load_config(FULL, [*without, "embed_train.loss.memory_for=pair"])
+
+
 def test_overrides_change_values_of_every_kind():
     config = load_config(
         FULL,
