@@ -63,6 +63,23 @@ class EmbeddingNet(nn.Module):
 
 
 @dataclass(frozen=True)
+class InputRule:
+    """What a backbone wants to see: `size` px, `interpolation` of crops that grow."""
+
+    size: int
+    interpolation: str
+
+    @classmethod
+    def of(cls, model: Embedder, shape: Embed) -> "InputRule":
+        """What the config says, and where that is null what timm says of the backbone."""
+        own = timm.get_pretrained_cfg(model.backbone)
+        return cls(model.input_size or own.input_size[1], shape.interpolation or own.interpolation)
+
+    def crop_rule(self, shape: Embed) -> CropRule:
+        return CropRule.of(self.size, shape, self.interpolation)
+
+
+@dataclass(frozen=True)
 class TrainedEmbedder:
     """A trained network in evaluation mode, how its crops are cut, and whether it also sees the mirrored crop."""
 
@@ -118,4 +135,4 @@ def load_embedder(folder: Path, *, flip: bool) -> TrainedEmbedder:
     load_weights(folder, net)
     for name in ("mean", "std"):  # what it was trained with, whatever timm says by now
         getattr(net, name).copy_(torch.tensor(description[name]).view(1, 3, 1, 1))
-    return TrainedEmbedder(net.eval(), CropRule.of(model.input_size, shape), flip)
+    return TrainedEmbedder(net.eval(), InputRule.of(model, shape).crop_rule(shape), flip)

@@ -14,8 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 
 from metric_sub.batches import EmbedderBatches
-from metric_sub.crops import CropRule
-from metric_sub.embedder import INFERENCE_KEYS, TrainedEmbedder, build_embedder, describe_embedder
+from metric_sub.embedder import INFERENCE_KEYS, InputRule, TrainedEmbedder, build_embedder, describe_embedder
 from metric_sub.evaluate import recall_at_1
 from metric_sub.losses import EmbeddingMemory, build_arcface
 from metric_sub.training_crops import cut_training_crops
@@ -81,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
         train_crops, validation_crops = (
             crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts
         )
-        if train_crops.empty:
+        validation_crops = validation_crops[validation_crops["product"] > 0]
+        if not (train_crops["product"] > 0).any():
             raise UserError(
                 f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
             )
@@ -146,7 +146,7 @@ def train_embedder(
     losses: list[float] = []
     with progress_bar(total=len(batches), title=model.name, unit="step", done=start) as bar:
         for step, batch in enumerate(batch_loader(batches, start, settings.workers), start):
-            images, classes = send_to_device(batch, accelerator.device)
+            images, classes, *_ = send_to_device(batch, accelerator.device)
             torch.manual_seed(model.seed + step)  # for backbones with dropout
             net.train()
             rate = settings.phases[0].learning_rate * warmup_cosine(step, len(batches), n_warmup)
@@ -172,7 +172,7 @@ def train_embedder(
                 epoch = (step + 1) // batches.steps_per_epoch
                 judged = average.module if average else accelerator.unwrap_model(net)
                 judged.eval()
-                trained = TrainedEmbedder(judged, CropRule.of(model.input_size, config.embed), flip=False)
+                trained = TrainedEmbedder(judged, InputRule.of(model, config.embed).crop_rule(config.embed), flip=False)
                 recall = recall_at_1(trained, validation_crops, config.embed.batch_size, config.data.max_pixels)
                 log.info(
                     "%s epoch %d of %d: loss %.3f, recall@1 %.3f",
