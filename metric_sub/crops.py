@@ -11,25 +11,27 @@ from shared.boxes import clip_boxes, expand_boxes
 from shared.config import Embed
 
 SIDE_STEP = 16  # px: crop sides are multiples of it, so that strided layers lose no border
+GROWS_BY = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
 @dataclass(frozen=True)
 class CropRule:
     """How a box becomes an input: `margin` on each side, then one of the aspect groups, each with about size x size pixels.
 
-    `ratios` are the groups' heights / widths, rising.
+    `ratios` are the groups' heights / widths, rising; `interpolation` ('bilinear' or 'bicubic') is for crops that grow.
     """
 
     size: int
     margin: float
     ratios: tuple[float, ...]
+    interpolation: str
 
     @classmethod
-    def of(cls, size: int, shape: Embed) -> "CropRule":
+    def of(cls, size: int, shape: Embed, interpolation: str) -> "CropRule":
         """The rule of a config: ratios spaced evenly by factor from 1 / aspect_limit to aspect_limit; one group is square."""
         n = shape.aspect_groups
         ratios = (1.0,) if n == 1 else tuple(shape.aspect_limit ** (2 * k / (n - 1) - 1) for k in range(n))
-        return cls(size, shape.crop_margin, ratios)
+        return cls(size, shape.crop_margin, ratios, interpolation)
 
     def groups_of(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """(N, 4) -> (N,) int64: the group whose ratio is nearest by factor to each box's height / width."""
@@ -47,10 +49,11 @@ class CropRule:
         return height, width
 
 
-def cut_crop(image_rgb: np.ndarray, box_xyxy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+def cut_crop(image_rgb: np.ndarray, box_xyxy: np.ndarray, size_hw: tuple[int, int], interpolation: str) -> np.ndarray:
     """The box's pixels (whole pixels that it touches, inside the picture) as uint8 (h, w, 3) of size_hw.
 
-    A box without a pixel inside the picture gives its nearest one. Area averaging where it shrinks, bilinear where it grows.
+    A box without a pixel inside the picture gives its nearest one. Area averaging where it shrinks, `interpolation`
+    ('bilinear' or 'bicubic') where it grows.
     """
     height, width = image_rgb.shape[:2]
     x1, y1, x2, y2 = clip_boxes(box_xyxy, width, height)[0]
@@ -58,7 +61,7 @@ def cut_crop(image_rgb: np.ndarray, box_xyxy: np.ndarray, size_hw: tuple[int, in
     right, bottom = max(left + 1, math.ceil(x2)), max(top + 1, math.ceil(y2))
     crop = image_rgb[top:bottom, left:right]
     shrinks = crop.shape[0] * crop.shape[1] > size_hw[0] * size_hw[1]
-    return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else GROWS_BY[interpolation])
 
 
 def crops_of_boxes(
@@ -67,7 +70,11 @@ def crops_of_boxes(
     """One crop per box, each of its group's size, and the groups (N,)."""
     boxes = expand_boxes(boxes_xyxy, rule.margin)
     groups = rule.groups_of(boxes)
-    return [cut_crop(image_rgb, box, rule.size_of(group)) for box, group in zip(boxes, groups, strict=True)], groups
+    crops = [
+        cut_crop(image_rgb, box, rule.size_of(group), rule.interpolation)
+        for box, group in zip(boxes, groups, strict=True)
+    ]
+    return crops, groups
 
 
 def to_input(crops_rgb: list[np.ndarray]) -> torch.Tensor:

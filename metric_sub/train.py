@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device, set_seed
 
-from metric_sub.batches import Batch, EmbedderBatches, check_batch_sizes
+from metric_sub.batches import Batch, EmbedderBatches, check_batch_size
 from metric_sub.embedder import (
     INFERENCE_KEYS,
     EmbeddingNet,
@@ -79,7 +79,7 @@ def prepare(
     """
     check_precision(config.embed_train.precision, "embed_train.precision")
     for model in config.embedders:
-        check_batch_sizes(config, model, n_processes)
+        check_batch_size(model, config.embed_train.phases, n_processes)
     held.enter_context(locked(options.work))
     used, parts = training_data(options, config, config.embed_train.parts)
     left = []

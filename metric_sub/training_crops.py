@@ -1,4 +1,4 @@
-"""The labelled products that stage 2 trains and validates on, cut out once and kept as small pictures."""
+"""The labelled boxes that stage 2 trains and validates on, cut out once and kept as small pictures."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from metric_sub.embedder import InputRule
 from shared.boxes import clip_boxes, expand_boxes
 from shared.config import Config
 from shared.dataset import media_fingerprint
@@ -24,34 +25,35 @@ def products_of(dataset: Dataset, config: Config) -> pd.DataFrame:
 
     Columns of labels plus kind ('photo' or 'video') and product (the instance_id: a set's two products differ).
     """
-    labels = dataset.labels.merge(dataset.media[["media_id", "kind"]], on="media_id")
-    wanted = (labels.kind == "photo") | labels.frame_index.isin(config.embed_train.frames.indices)
-    return (
-        labels[(labels.instance_id > 0) & wanted]
-        .assign(product=lambda table: table.instance_id.astype("int64"))
-        .reset_index(drop=True)
-    )
+    boxes = _labelled_boxes(dataset, config)
+    return boxes[boxes["product"] > 0].reset_index(drop=True)
 
 
 def cut_training_crops(
     dataset: Dataset, pictures: pd.DataFrame, config: Config, work: Path, fresh: bool
 ) -> pd.DataFrame:
-    """A picture file per product box, with room around it for the margin and the jitter: a table with COLUMNS.
+    """A picture file per box, with room around it for the margin and the largest jitter: a table with COLUMNS.
 
+    Boxes are those of products, and where a phase has the task `views` distractors too, whose product is 0.
     `crop` is the file's path, x1..y2 the box in the crop's pixels. `pictures` tells each (media_id, frame_index)'s file.
-    Raises UserError where nothing is left to learn from.
+    Raises UserError where no product is left to learn from.
     """
     boxes = (
-        products_of(dataset, config)
+        _labelled_boxes(dataset, config)
         .merge(pictures, on=["media_id", "frame_index"])
         .sort_values(["media_id", "frame_index"], ignore_index=True)
     )
-    if boxes.empty:
+    is_product = boxes["product"] > 0
+    if not is_product.any():
         raise UserError(
             "no labelled product to train the embedders on: expected boxes with instance_id above 0 in the annotations."
         )
-    room = config.embed.crop_margin + 2 * max(each.box_jitter for each in config.embed_train.augment.values())
-    side = 2 * max(model.input_size for model in config.embedders)
+    if all(phase.task == "products" for phase in config.embed_train.phases):
+        boxes = boxes[is_product]
+    margin = config.embed.crop_margin
+    jitter = max(settings.box_jitter for settings in config.embed_train.augment.values())
+    room = margin + (1 + 2 * margin) * jitter  # sides move by shares of the box with its margin
+    side = 2 * max(InputRule.of(model, config.embed).size for model in config.embedders)
     depends = {
         "boxes": table_fingerprint(boxes.drop(columns="picture")),
         "media": media_fingerprint(dataset.media),
@@ -74,6 +76,14 @@ def cut_training_crops(
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=COLUMNS)})
     crops = step.table("table")
     return crops.assign(crop=[str(step.folder / crop) for crop in crops.crop])
+
+
+def _labelled_boxes(dataset: Dataset, config: Config) -> pd.DataFrame:
+    """The boxes of photos, and of videos at embed_train.frames, with kind and product, which is 0 for a distractor."""
+    labels = dataset.labels.merge(dataset.media[["media_id", "kind"]], on="media_id")
+    wanted = (labels.kind == "photo") | labels.frame_index.isin(config.embed_train.frames.indices)
+    labels = labels[wanted].reset_index(drop=True)
+    return labels.assign(product=labels.instance_id.astype("int64").clip(lower=0))
 
 
 def _cut(

@@ -6,7 +6,7 @@ missing keys by name, and gives frozen pydantic objects.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -172,6 +172,12 @@ class Augment(Section):
     mixup: Share  # of a batch: two crops in one, each with its share of the loss
     cutmix: Share
 
+    @model_validator(mode="after")
+    def _one_mixture(self):
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"expected mixup + cutmix of 1 or less, found {self.mixup} + {self.cutmix}")
+        return self
+
 
 class EmbedPhase(Section):
     share: Annotated[float, Field(gt=0, le=1)]  # of each model's epochs
@@ -233,6 +239,10 @@ class EmbedTrain(Section):
             if phase.augment not in self.augment:
                 raise ValueError(
                     f"phases.{number}.augment: expected one of {', '.join(self.augment)}, found {phase.augment!r}"
+                )
+            if phase.task == "views" and (self.augment[phase.augment].mixup or self.augment[phase.augment].cutmix):
+                raise ValueError(
+                    f"phases.{number}.augment: views of a crop cannot be mixed: expected mixup and cutmix of 0 in {phase.augment!r}"
                 )
         return self
 
@@ -377,12 +387,10 @@ def _keys_beside(place: tuple) -> list[str]:
     """The keys that the section holding the last name of `place` knows."""
     section: Any = Config
     for key in place[:-1]:
-        if isinstance(key, int):
-            continue
-        annotation = section.model_fields[key].annotation
-        while get_args(annotation):  # list[X], Annotated[X, ...]
-            annotation = get_args(annotation)[0]
-        section = annotation
+        if get_origin(section) in (list, dict):  # the key is a place or a name of the user's own
+            section = get_args(section)[-1]
+        else:
+            section = section.model_fields[key].annotation
     return list(section.model_fields) if hasattr(section, "model_fields") else []
 
 

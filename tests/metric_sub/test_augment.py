@@ -4,11 +4,28 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
 
-from metric_sub.augment import build_augmentation, equalise_locally, shift_channels
+from metric_sub.augment import (
+    Affine,
+    Blur,
+    Colours,
+    Perspective,
+    Sharpen,
+    build_augmentation,
+    change_hue,
+    compress,
+    equalise_locally,
+    mix_crops,
+    shift_channels,
+)
 from shared.config import Augment
 
-STEPS = [name for name in Augment.model_fields if name != "box_jitter"]  # boxes are jittered before the cut
+ELSEWHERE = ("box_jitter", "mixup", "cutmix")  # before the crop is cut, and of a whole batch
+STEPS = [name for name in Augment.model_fields if name not in ELSEWHERE]
 
 
 def settings(**probabilities):
@@ -26,6 +43,45 @@ def crop():
 def augmented(seed=0, **probabilities):
     torch.manual_seed(seed)
     return build_augmentation(settings(**probabilities))(crop())
+
+
+WARP = {"fill": 127, "interpolation": v2.InterpolationMode.BILINEAR}
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchvisions", "tolerance"),
+    [
+        (Affine(30, (0.1, 0.2), (0.7, 1.3), (-20, 20, -10, 10), **WARP), v2.RandomAffine, 1.5),
+        (Perspective(0.5, 1.0, **WARP), v2.RandomPerspective, 4.0),  # torchvision's is half a pixel off
+        (Colours(brightness=0.5), v2.ColorJitter, 1.0),
+        (Colours(contrast=0.5), v2.ColorJitter, 1.0),
+        (Colours(saturation=0.8), v2.ColorJitter, 1.0),
+        (Colours(hue=0.5), v2.ColorJitter, 1.5),
+        (Colours(0.4, 0.4, 0.4, 0.1), v2.ColorJitter, 2.5),
+        (Sharpen(2.0, 1.0), v2.RandomAdjustSharpness, 1.0),
+        (Blur(5, (0.3, 2.0)), v2.GaussianBlur, 0.5),
+    ],
+)
+def test_opencv_makes_what_torchvision_would_have_made(ours, torchvisions, tolerance):
+    """The same transform with torchvision's own pixels, of the same draws; the mean difference in levels of 255."""
+    assert isinstance(ours, torchvisions)
+    differences = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        params = ours.make_params([crop()])
+        changed, expected = ours.transform(crop(), params), torchvisions.transform(ours, crop(), params)
+        assert changed.dtype == torch.uint8 and changed.shape == crop().shape
+        differences.append((changed.float() - expected.float()).abs().mean().item())
+        assert (expected.float() - crop().float()).abs().mean() > differences[-1]  # it did something
+    assert np.mean(differences) < tolerance
+
+
+@pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 0.02, 0.25])
+def test_hues_turn_as_far_as_they_should(turn):
+    pixels = np.ascontiguousarray(crop().permute(1, 2, 0).numpy())
+    expected = v2.functional.adjust_hue(Image.fromarray(pixels), turn)
+    assert np.abs(change_hue(pixels, turn).astype(float) - np.asarray(expected)).mean() < 3
+    assert change_hue(np.full((2, 2, 3), 90, np.uint8), turn).tolist() == [[[90] * 3] * 2] * 2  # grey has none
 
 
 def test_all_off_only_brings_pixels_to_0_to_1():
@@ -102,10 +158,75 @@ def test_channels_are_each_multiplied_by_one_gain():
     assert shift_channels(torch.full((3, 4, 4), 255, dtype=torch.uint8)).max() <= 255  # no overflow
 
 
+def test_a_jpeg_is_near_and_keeps_its_colours_apart():
+    torch.manual_seed(0)
+    plain, sizes = crop().float(), []
+    for _ in range(20):
+        image = compress(crop())
+        assert image.dtype == torch.uint8 and image.shape == plain.shape
+        error = (image.float() - plain).abs().mean(dim=(1, 2))
+        assert error.max() < 8
+        sizes.append(error.mean().item())
+    assert max(sizes) > 2 * min(sizes)  # of different qualities
+
+
+@given(st.integers(1, 9), st.booleans(), st.integers(0, 1000))
+def test_mixing_makes_what_it_says(n, cuts, seed):
+    """Crop k is filled with the level k / 10 and is of class 10 + k: pixels tell what was mixed with what."""
+    levels = torch.arange(n) / 10
+    images = levels[:, None, None, None].expand(n, 3, 32, 48)
+    mixture = settings(cutmix=1.0) if cuts else settings(mixup=1.0)
+    mixed, classes, others, share = mix_crops(images, torch.arange(n) + 10, mixture, np.random.default_rng(seed))
+    assert mixed.shape == images.shape and mixed.dtype == torch.float32 and 0 <= share <= 1
+    assert sorted(classes.tolist()) == [10 + k for k in range(n)]  # each crop once, each mixed into one
+    own, other = (classes - 10) / 10, (others - 10) / 10
+    if share < 1 and n > 1:
+        assert sorted(others.tolist()) == [10 + k for k in range(n)] and (classes != others).all()
+    means = mixed.mean(dim=(1, 2, 3))
+    assert means.tolist() == pytest.approx((share * own + (1 - share) * other).tolist(), abs=1e-4)
+    if cuts:
+        assert {round(level, 4) for level in mixed.unique().tolist()} <= {round(k / 10, 4) for k in range(n)}
+    else:
+        assert (mixed.amax(dim=(1, 2, 3)) - mixed.amin(dim=(1, 2, 3))).max() < 1e-6
+
+
+def test_mixing_keeps_to_its_probabilities_and_spreads_partners():
+    images, classes = torch.rand(8, 3, 16, 16, generator=torch.manual_seed(0)), torch.arange(8)
+    kinds, partners, shares = [], set(), []
+    for seed in range(1000):
+        mixed, first, second, share = mix_crops(
+            images, classes, settings(mixup=0.2, cutmix=0.3), np.random.default_rng(seed)
+        )
+        if share == 1 and torch.equal(first, classes):
+            assert mixed is images and second is classes
+            kinds.append("none")
+            continue
+        kept = (mixed == images[first]).float().mean().item()
+        kinds.append("cutmix" if kept > 0.01 else "mixup")
+        if share < 1:
+            partners |= set(zip(first.tolist(), second.tolist(), strict=True))
+        if kinds[-1] == "mixup":
+            shares.append(share)
+    assert [kinds.count(kind) / 1000 for kind in ("mixup", "cutmix")] == pytest.approx([0.2, 0.3], abs=0.05)
+    assert len(partners) == 8 * 7  # not its neighbour alone
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.08)
+    assert np.var(shares) == pytest.approx(1 / (4 * (2 * 0.2 + 1)), abs=0.03)  # of a Beta(0.2, 0.2)
+
+
+def test_generators_that_are_equal_mix_equally_whatever_the_number_of_crops():
+    mixture = settings(mixup=0.5, cutmix=0.5)
+    for seed in range(20):
+        shares = {
+            mix_crops(torch.rand(n, 3, 16, 16), torch.arange(n), mixture, np.random.default_rng(seed))[3]
+            for n in (2, 4, 8)
+        }
+        assert len(shares) == 1
+
+
 def test_local_equalisation_spreads_lightness_and_keeps_colour():
     flat = (crop().float() / 6 + 100).to(torch.uint8)  # little contrast
     equalised = equalise_locally(flat)
-    assert equalised.shape == flat.shape and equalised.dtype == torch.uint8 and equalised.is_contiguous()
+    assert equalised.shape == flat.shape and equalised.dtype == torch.uint8
     before, after = (
         cv2.cvtColor(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2LAB).astype(int)
         for image in (flat, equalised)

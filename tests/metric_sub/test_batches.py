@@ -1,4 +1,4 @@
-"""Training batches: one aspect group each, products mixed, and nothing but seed and step decides."""
+"""Training batches: one aspect group each, products balanced, phases in turn, and nothing but seed and step decides."""
 
 from collections import Counter
 
@@ -8,34 +8,63 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from metric_sub.batches import EmbedderBatches, choose_rows, jitter_box
+from metric_sub.batches import EmbedderBatches, begins_of, choose_rows, choose_views, jitter_box
 from shared.config import Config
+from shared.errors import UserError
 from shared.frames import write_jpeg
 
-tables = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=60).map(
-    lambda rows: np.array(rows).T
-)
+rows_of_tables = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.booleans()), min_size=1, max_size=60)
 
 
-@given(tables, st.integers(1, 40), st.integers(1, 5), st.integers(0, 1000))
-def test_rows_are_of_one_group_and_none_twice_before_all_came(table, batch_size, per_product, seed):
-    classes, groups = table
-    rows = choose_rows(np.random.default_rng(seed), classes, groups, batch_size, per_product)
-    assert rows.shape == (batch_size,)
-    assert len(set(groups[rows])) == 1
+def columns(table):
+    """classes (N,), groups (N,), is_photo (N,) of rows."""
+    classes, groups, is_photo = zip(*table, strict=True)
+    return np.array(classes), np.array(groups), np.array(is_photo)
+
+
+def chosen(seed, classes, is_photo, groups, batch_size, per_product):
+    return choose_rows(np.random.default_rng(seed), classes, is_photo, groups, batch_size, per_product)
+
+
+seeds, per_products = st.integers(0, 1000), st.integers(1, 5)
+
+
+@given(rows_of_tables, st.integers(1, 40), per_products, seeds)
+def test_a_batch_never_mixes_groups(table, batch_size, per_product, seed):
+    classes, groups, is_photo = columns(table)
+    rows = chosen(seed, classes, is_photo, groups, batch_size, per_product)
+    assert rows.shape == (batch_size,) and len(set(groups[rows])) == 1
+    views = choose_views(np.random.default_rng(seed), groups, 2 * batch_size)
+    assert views.shape == (2 * batch_size,) and len(set(groups[views])) == 1
+
+
+@given(rows_of_tables, st.integers(2, 40), st.integers(2, 5), seeds)
+def test_every_product_of_a_batch_has_a_positive_pair(table, batch_size, per_product, seed):
+    classes, groups, is_photo = columns(table)
+    rows = chosen(seed, classes, is_photo, groups, batch_size, per_product)
+    assert min(Counter(classes[rows].tolist()).values()) >= 2
+
+
+@given(rows_of_tables, st.integers(1, 40), st.integers(0, 1000))
+def test_without_pairs_no_row_comes_again_before_all_came(table, batch_size, seed):
+    classes, groups, is_photo = columns(table)
+    rows = chosen(seed, classes, is_photo, groups, batch_size, 1)
     there = int((groups == groups[rows[0]]).sum())
     counts = Counter(rows.tolist())
-    assert max(counts.values()) - (min(counts.values()) if len(counts) == there else 0) <= 1
     assert len(counts) == min(batch_size, there)
+    assert max(counts.values()) - (min(counts.values()) if len(counts) == there else 0) <= 1
 
 
-@given(tables, st.integers(1, 5), st.integers(0, 1000))
+@given(rows_of_tables, st.integers(2, 5), seeds)
 def test_products_come_by_turns_of_per_product_rows(table, per_product, seed):
-    classes, groups = table
-    groups = np.zeros_like(groups)
-    rows = choose_rows(np.random.default_rng(seed), classes, groups, len(classes), per_product)
-    left, place = Counter(classes.tolist()), 0
+    classes, _, is_photo = columns(table)
+    left = Counter(classes.tolist())
+    left = Counter({product: max(n, 2) for product, n in left.items()})  # a single row comes twice
+    rows = chosen(seed, classes, is_photo, np.zeros(len(classes), int), sum(left.values()), per_product)
+    assert set(rows.tolist()) == set(range(len(classes)))
+    place = 0
     while left:  # each turn takes up to per_product rows of every product that has some left, side by side
         seen = []
         for _ in range(len(left)):
@@ -48,22 +77,99 @@ def test_products_come_by_turns_of_per_product_rows(table, per_product, seed):
         left = Counter({product: n - per_product for product, n in left.items() if n > per_product})
 
 
+@given(rows_of_tables, per_products, seeds)
+def test_photos_and_frames_of_a_product_come_by_turns(table, per_product, seed):
+    classes, _, is_photo = columns(table)
+    rows = chosen(seed, classes, is_photo, np.zeros(len(classes), int), 2 * len(classes), per_product)
+    for product in set(classes):
+        mine = classes == product
+        if mine.sum() < 2:
+            continue
+        kinds = is_photo[rows[classes[rows] == product][: mine.sum()]]
+        n_paired = 2 * min(kinds.sum(), (~kinds).sum())
+        assert (kinds[:n_paired:2] != kinds[1:n_paired:2]).all()  # by turns while there are both
+        assert len(set(kinds[n_paired:])) <= 1
+
+
+def test_which_kind_comes_first_is_drawn():
+    kinds = np.tile([True, False], 5)
+    first = [kinds[chosen(seed, np.zeros(10, int), kinds, np.zeros(10, int), 3, 3)[0]] for seed in range(200)]
+    assert 0.4 < np.mean(first) < 0.6
+
+
+def test_a_batch_by_hand():
+    """Product 0: two photos, three frames. 1: a photo. 2: two frames. The end of the batch leaves a place for one more."""
+    classes = np.array([0, 0, 0, 0, 0, 1, 2, 2])
+    is_photo = np.array([True, True, False, False, False, True, False, False])
+    for seed in range(50):
+        rows = chosen(seed, classes, is_photo, np.zeros(8, int), 7, 2)
+        turns = [tuple(rows[k : k + 2].tolist()) for k in (0, 2, 4)]
+        assert sorted(classes[first] for first, _ in turns) == [0, 1, 2]
+        assert {tuple(sorted(turn)) for turn in turns} >= {(5, 5), (6, 7)}
+        mixed = next(turn for turn in turns if classes[turn[0]] == 0)
+        assert is_photo[list(mixed)].sum() == 1
+        assert classes[rows[6]] == 0 and rows[6] not in mixed  # the next turn begins with product 0's other rows
+
+
+def test_a_place_too_few_for_a_pair_goes_to_a_product_that_has_one():
+    classes = np.repeat(np.arange(4), 6)
+    for seed in range(20):
+        rows = chosen(seed, classes, np.zeros(24, bool), np.zeros(24, int), 9, 4)
+        assert sorted(Counter(classes[rows].tolist()).values()) == [4, 5] and len(set(rows.tolist())) == 9
+    rows = chosen(0, np.array([0, 0, 1, 1]), np.zeros(4, bool), np.zeros(4, int), 3, 2)
+    assert rows[2] == rows[1]  # nothing else is left of that product: one row comes again
+
+
 def test_a_batch_has_several_rows_of_a_product():
     classes = np.repeat(np.arange(20), 10)
-    rows = choose_rows(np.random.default_rng(0), classes, np.zeros(200, int), 16, 4)
+    rows = chosen(0, classes, np.zeros(200, bool), np.zeros(200, int), 16, 4)
     assert sorted(Counter(classes[rows].tolist()).values()) == [4, 4, 4, 4]
 
 
 def test_groups_are_drawn_in_proportion_to_their_sizes():
     groups = np.repeat([0, 1], [30, 10])
-    rng = np.random.default_rng(0)
-    share = np.mean([groups[choose_rows(rng, np.arange(40), groups, 1, 4)[0]] == 0 for _ in range(1000)])
-    assert share == pytest.approx(0.75, abs=0.05)
+    first = [chosen(seed, np.arange(40), np.zeros(40, bool), groups, 1, 4)[0] for seed in range(1000)]
+    views = [choose_views(np.random.default_rng(seed), groups, 2)[0] for seed in range(1000)]
+    assert np.mean(groups[first] == 0) == pytest.approx(0.75, abs=0.05)
+    assert np.mean(groups[views] == 0) == pytest.approx(0.75, abs=0.05)
 
 
 def test_every_row_comes_in_time():
-    rng, classes, groups = np.random.default_rng(0), np.arange(50) % 9, np.arange(50) % 3
-    assert len(set(np.concatenate([choose_rows(rng, classes, groups, 8, 2) for _ in range(100)]))) == 50
+    classes, groups, kinds = np.arange(50) % 9, np.arange(50) % 3, np.arange(50) % 2 == 0
+    assert len(set(np.concatenate([chosen(seed, classes, kinds, groups, 8, 2) for seed in range(200)]))) == 50
+
+
+@given(rows_of_tables, st.integers(1, 40), seeds)
+def test_views_are_of_different_crops_where_there_are_enough(table, n_crops, seed):
+    _, groups, _ = columns(table)
+    rows = choose_views(np.random.default_rng(seed), groups, 2 * n_crops)
+    assert rows[:n_crops].tolist() == rows[n_crops:].tolist()
+    assert len(set(rows.tolist())) == min(n_crops, int((groups == groups[rows[0]]).sum()))
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6), st.integers(1, 500))
+def test_phases_have_their_share_of_steps_and_one_at_least(weights, n_steps):
+    shares = [weight / sum(weights) for weight in weights]
+    begins = begins_of(shares, n_steps)
+    assert begins[0] == 0 and begins[-1] == max(n_steps, len(shares)) and min(np.diff(begins)) >= 1
+    wanted = np.cumsum(shares) * n_steps
+    if min(np.diff([0, *np.round(wanted)])) >= 1:  # none had to be given a step
+        assert np.abs(np.array(begins[1:]) - wanted).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("shares", "n_steps", "begins"),
+    [
+        ([1.0], 7, [0, 7]),
+        ([0.25, 0.5, 0.25], 100, [0, 25, 75, 100]),
+        ([0.3, 0.7], 5, [0, 2, 5]),  # 1.5 to the even 2
+        ([0.01, 0.98, 0.01], 10, [0, 1, 9, 10]),
+        ([0.98, 0.01, 0.01], 10, [0, 8, 9, 10]),
+        ([0.5, 0.25, 0.25], 1, [0, 1, 2, 3]),
+    ],
+)
+def test_phases_by_hand(shares, n_steps, begins):
+    assert begins_of(shares, n_steps) == begins
 
 
 @given(st.floats(0, 0.4), st.integers(0, 1000))
@@ -75,46 +181,60 @@ def test_jitter_moves_each_side_by_at_most_its_share(share, seed):
 def test_jitter_uses_its_whole_range():
     rng = np.random.default_rng(0)
     moved = np.array([jitter_box(np.array([0.0, 0.0, 1.0, 1.0]), 0.1, rng) - [0, 0, 1, 1] for _ in range(2000)])
-    assert moved.min(axis=0) == pytest.approx([-0.1] * 4, abs=0.005) and moved.max(axis=0) == pytest.approx(
-        [0.1] * 4, abs=0.005
-    )
+    assert moved.min(axis=0) == pytest.approx([-0.1] * 4, abs=0.005)
+    assert moved.max(axis=0) == pytest.approx([0.1] * 4, abs=0.005)
 
 
-def changed(config, **keys):
-    """The config with other values of embed_train; augmentation off where not named."""
+def changed(config, *phases, augment=None, **keys):
+    """The config with other values of embed_train; `augment` by name, all off where not named, `phases` (share, task, augment)."""
     tree = config.model_dump()
-    tree["embed_train"]["augment"] = dict.fromkeys(tree["embed_train"]["augment"], 0.0) | keys.pop("augment", {})
-    tree["embed_train"].update(keys)
-    return Config.model_validate(tree)
+    train = tree["embed_train"]
+    off = dict.fromkeys(next(iter(train["augment"].values())), 0.0)
+    train["augment"] = {name: off | on for name, on in (augment or {"off": {}}).items()}
+    train["phases"] = [
+        train["phases"][0] | {"share": share, "task": task, "augment": name}
+        for share, task, name in phases or [(1.0, "products", next(iter(train["augment"])))]
+    ]
+    return Config.model_validate(tree | {"embed_train": train | keys})
+
+
+COLUMNS = ["product", "kind", "crop", "x1", "y1", "x2", "y2"]
 
 
 @pytest.fixture
 def crops(tmp_path):
-    """Thirty crops of five products, each filled with a grey that names its product; tall, square and wide."""
+    """Thirty crops of five products, each filled with a grey that names its product; tall, square and wide. Every sixth is a
+    photo. Six distractors, which are lighter."""
     rows = []
-    for k in range(30):
+    for k in range(36):
         height, width = [(96, 40), (60, 60), (40, 96)][k % 3]
-        write_jpeg(tmp_path / f"{k}.jpg", np.full((height, width, 3), 40 * (k % 5) + 20, np.uint8))
-        rows.append((100 + 10 * (k % 5), str(tmp_path / f"{k}.jpg"), 2.0, 2.0, width - 2.0, height - 2.0))
-    return pd.DataFrame(rows, columns=["product", "crop", "x1", "y1", "x2", "y2"])
+        grey = 40 * (k % 5) + 20 if k < 30 else 220 + 5 * (k - 30)
+        write_jpeg(tmp_path / f"{k}.jpg", np.full((height, width, 3), grey, np.uint8))
+        product, kind = 100 + 10 * (k % 5) if k < 30 else 0, "photo" if k % 6 == 0 else "video"
+        rows.append((product, kind, str(tmp_path / f"{k}.jpg"), 2.0, 2.0, width - 2.0, height - 2.0))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def greys(images):
+    return (images.mean(dim=(1, 2, 3)) * 255).tolist()
+
+
+def same(a, b):
+    return torch.equal(a.images, b.images) and torch.equal(a.classes, b.classes)
 
 
 def test_crops_have_their_products_class_and_their_groups_size(crops, tiny_config):
     batches = EmbedderBatches(crops, changed(tiny_config, scales=[1.0, 0.5]), tiny_config.embedders[0])
     assert batches.n_classes == 5 and batches.steps_per_epoch == 30 // 4 and len(batches) == 7
+    assert batches.classes.tolist() == [k % 5 for k in range(30)] + [-1] * 6
     shapes = set()
     for step in range(len(batches)):
-        images, classes = batches[step]
-        assert (
-            images.dtype == torch.float32
-            and classes.dtype == torch.int64
-            and images.shape[:2] == (4, 3)
-            and classes.shape == (4,)
-        )
-        greys = images.mean(dim=(1, 2, 3)) * 255
-        assert greys.tolist() == pytest.approx(
-            (40 * classes + 20).tolist(), abs=2
-        )  # classes are numbered by rising product
+        images, classes, other_classes, share = batches[step]
+        assert images.dtype == torch.float32 and images.shape[:2] == (4, 3)
+        assert classes.dtype == torch.int64 and classes.shape == (4,)
+        assert torch.equal(other_classes, classes) and share == 1
+        # classes are numbered by rising product, distractors never come
+        assert greys(images) == pytest.approx((40 * classes + 20).tolist(), abs=2)
         height, width = images.shape[2:]
         side = 64 if step % 2 == 0 else 32  # scales take turns
         assert abs(height * width - side**2) <= 0.5 * side**2 and height % 16 == width % 16 == 0
@@ -123,38 +243,136 @@ def test_crops_have_their_products_class_and_their_groups_size(crops, tiny_confi
 
 
 def test_a_batch_depends_on_seed_and_step_alone(crops, tiny_config):
-    config = changed(tiny_config, augment=dict.fromkeys(tiny_config.embed_train.augment.model_dump(), 0.5))
+    on = dict.fromkeys(next(iter(tiny_config.embed_train.augment.values())).model_dump(), 0.5)
+    views = on | {"mixup": 0.0, "cutmix": 0.0}
+    config = changed(tiny_config, (0.4, "views", "a"), (0.6, "products", "b"), augment={"a": views, "b": on})
     model = tiny_config.embedders[0]
     batches = EmbedderBatches(crops, config, model)
     torch.manual_seed(0)
-    first = [batches[step] for step in range(5)]
+    first = [batches[step] for step in range(len(batches))]
     torch.manual_seed(99)
     for step in (4, 1):
-        again = EmbedderBatches(crops, config, model)[step]
-        assert torch.equal(again[0], first[step][0]) and torch.equal(again[1], first[step][1])
-    assert any(first[0][0].shape != other[0].shape or not torch.equal(first[0][0], other[0]) for other in first[1:])
-    elsewhere = [
-        EmbedderBatches(crops, config, model.model_copy(update={"seed": 7}))[step][1].tolist() for step in range(5)
-    ]
-    assert elsewhere != [classes.tolist() for _, classes in first]
+        assert same(EmbedderBatches(crops, config, model)[step], first[step])
+    for step, batch in enumerate(DataLoader(batches, batch_size=None, sampler=range(7), num_workers=2)):
+        assert same(batch, first[step]) and batch.share == first[step].share
+    assert any(
+        first[0].images.shape != other.images.shape or not torch.equal(first[0].images, other.images)
+        for other in first[1:]
+    )
+    elsewhere = EmbedderBatches(crops, config, model.model_copy(update={"seed": 7}))
+    assert [elsewhere[step].classes.tolist() for step in range(7)] != [batch.classes.tolist() for batch in first]
+
+
+@pytest.mark.parametrize("task", ["products", "views"])
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_the_shares_of_processes_are_the_whole_batch(crops, tiny_config, task, n_processes):
+    on = dict.fromkeys(["box_jitter", "flip", "affine", "colour", "noise", "cutout"], 0.3)
+    config = changed(tiny_config, (1.0, task, "on"), augment={"on": on})
+    model = tiny_config.embedders[0].model_copy(update={"batch_size": 12})
+    whole = EmbedderBatches(crops, config, model)
+    shares = [EmbedderBatches(crops, config, model, process, n_processes) for process in range(n_processes)]
+    for step in range(len(whole)):
+        expected = whole[step]
+        for process, share in enumerate(shares):
+            got = share[step]
+            assert len(got.classes) == 12 // n_processes
+            assert torch.equal(got.images, expected.images[process::n_processes])
+            assert torch.equal(got.classes, expected.classes[process::n_processes])
+            assert np.array_equal(share.rows_of(step), whole.rows_of(step))
+            if task == "views":
+                assert set(Counter(got.classes.tolist()).values()) == {2}  # both views of a crop
+
+
+def test_batches_that_cannot_be_shared_are_refused(crops, tiny_config):
+    model = tiny_config.embedders[0].model_copy(update={"batch_size": 9})
+    EmbedderBatches(crops, changed(tiny_config), model, 0, 3)
+    with pytest.raises(UserError, match=r"embedders\.a\.batch_size: expected a multiple of 2 .* found 9"):
+        EmbedderBatches(crops, changed(tiny_config), model, 0, 2)
+    views = changed(tiny_config, (0.5, "views", "off"), (0.5, "products", "off"))
+    with pytest.raises(UserError, match="expected a multiple of 2 .*two views"):
+        EmbedderBatches(crops, views, model)
+    EmbedderBatches(crops, views, model.model_copy(update={"batch_size": 8}), 0, 4)
+    with pytest.raises(UserError, match="expected a multiple of 8 .* found 12"):
+        EmbedderBatches(crops, views, model.model_copy(update={"batch_size": 12}), 0, 4)
+
+
+def test_each_phase_has_its_steps_task_and_augmentation(crops, tiny_config):
+    config = changed(
+        tiny_config,
+        (0.2, "views", "off"),
+        (0.5, "products", "grey"),
+        (0.3, "products", "off"),
+        augment={"off": {}, "grey": {"cutout": 1.0}},
+    )
+    model = tiny_config.embedders[0].model_copy(update={"epochs": 3})
+    batches = EmbedderBatches(crops, config, model)
+    assert len(batches) == 21 and batches.phase_begins == [0, 4, 15, 21]  # 4.2, 14.7 and 21 of 21
+    tasks = [batches.phase_of(step).task for step in range(21)]
+    assert tasks == ["views"] * 4 + ["products"] * 17
+    assert [batches.phase_of(step).augment for step in range(21)] == ["off"] * 4 + ["grey"] * 11 + ["off"] * 6
+    flat = [all(crop.std() < 0.01 for crop in batches[step].images) for step in range(21)]
+    assert flat == [True] * 4 + [False] * 11 + [True] * 6  # cut out parts are seen where they are wanted
+
+
+def test_views_are_of_any_crop_and_of_equal_class(crops, tiny_config):
+    config = changed(tiny_config, (1.0, "views", "on"), augment={"on": {"noise": 1.0}})
+    model = tiny_config.embedders[0].model_copy(update={"epochs": 12, "batch_size": 6})
+    batches, seen = EmbedderBatches(crops, config, model), set()
+    for step in range(len(batches)):
+        images, classes, other_classes, share = batches[step]
+        assert sorted(Counter(classes.tolist()).values()) == [2, 2, 2] and set(classes.tolist()) == {0, 1, 2}
+        assert torch.equal(other_classes, classes) and share == 1
+        levels = greys(images)
+        for k in range(6):
+            for j in range(k):
+                if classes[j] == classes[k]:
+                    assert levels[j] == pytest.approx(levels[k], abs=2)  # one crop, each view with a noise of its own
+                    assert not torch.equal(images[j], images[k])
+        seen |= set(batches.rows_of(step).tolist())
+    assert seen == set(range(36))  # distractors too
+
+
+def test_mixed_batches_tell_both_classes_and_the_share(crops, tiny_config):
+    model = tiny_config.embedders[0].model_copy(update={"batch_size": 12, "epochs": 10})
+    config = changed(tiny_config, augment={"on": {"mixup": 0.5}})
+    whole = EmbedderBatches(crops, config, model)
+    halves = [EmbedderBatches(crops, config, model, process, 2) for process in range(2)]
+    n_mixed = 0
+    for step in range(len(whole)):
+        images, classes, other_classes, share = whole[step]
+        levels = share * (40 * classes + 20) + (1 - share) * (40 * other_classes + 20)  # greys mix as the crops do
+        assert greys(images) == pytest.approx(levels.tolist(), abs=2)
+        n_mixed += share < 1
+        first, second = (half[step] for half in halves)
+        assert first.share == second.share == share
+        mine = sorted([*first.classes.tolist(), *second.classes.tolist()])
+        assert mine == sorted(classes.tolist())
+        for batch in (first, second):  # each mixes its own crops
+            assert sorted(batch.other_classes.tolist()) == sorted(batch.classes.tolist())
+    assert 0.2 < n_mixed / len(whole) < 0.8
 
 
 def test_few_crops_still_make_a_step(crops, tiny_config):
     batches = EmbedderBatches(crops.iloc[:2], changed(tiny_config), tiny_config.embedders[0])
-    assert batches.steps_per_epoch == 1 and batches[0][0].shape[0] == 4
+    assert batches.steps_per_epoch == 1 and batches[0].images.shape[0] == 4
 
 
 def test_every_crop_has_a_jitter_of_its_own(tmp_path, tiny_config):
     write_jpeg(tmp_path / "ramp.jpg", np.tile(np.arange(96, dtype=np.uint8)[None, :, None] * 2, (96, 1, 3)))
-    crops = pd.DataFrame(
-        [(7, str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4,
-        columns=["product", "crop", "x1", "y1", "x2", "y2"],
-    )
+    crops = pd.DataFrame([(7, "photo", str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4, columns=COLUMNS)
     means = {
-        share: EmbedderBatches(crops, changed(tiny_config, augment={"box_jitter": share}), tiny_config.embedders[0])[0][
-            0
-        ].mean(dim=(1, 2, 3))
+        share: greys(
+            EmbedderBatches(
+                crops, changed(tiny_config, augment={"on": {"box_jitter": share}}), tiny_config.embedders[0]
+            )[0].images
+        )
         for share in (0.0, 0.2)
     }
-    assert (means[0.0] * 255).tolist() == pytest.approx([2 * 44.5] * 4, abs=2)  # columns 30 to 59
-    assert len(set(means[0.2].tolist())) == 4
+    assert means[0.0] == pytest.approx([2 * 44.5] * 4, abs=2)  # columns 30 to 59
+    assert len(set(means[0.2])) == 4
+
+
+def test_what_the_config_leaves_to_the_backbone_is_its_own(crops, tiny_config):
+    model = tiny_config.embedders[0].model_copy(update={"input_size": None})
+    images = EmbedderBatches(crops, changed(tiny_config, scales=[1.0]), model)[0].images
+    assert images.shape[2] * images.shape[3] == pytest.approx(176**2, rel=0.1)  # timm's resnet10t

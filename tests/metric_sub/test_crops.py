@@ -2,15 +2,15 @@
 
 import math
 
-import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metric_sub.crops import SIDE_STEP, CropRule, crops_of_boxes, cut_crop, to_input
 
-RULE = CropRule(128, 0.0, (0.5, 1.0, 2.0))
+RULE = CropRule(128, 0.0, (0.5, 1.0, 2.0), "bilinear")
 
 
 def shape_of(config, **keys):
@@ -28,8 +28,10 @@ def shape_of(config, **keys):
     ],
 )
 def test_ratios_are_even_by_factor(tiny_config, groups, limit, ratios):
-    rule = CropRule.of(128, shape_of(tiny_config, aspect_groups=groups, aspect_limit=limit, crop_margin=0.2))
-    assert rule.ratios == pytest.approx(ratios) and (rule.size, rule.margin) == (128, 0.2)
+    shape = shape_of(tiny_config, aspect_groups=groups, aspect_limit=limit, crop_margin=0.2)
+    rule = CropRule.of(128, shape, "bicubic")
+    assert rule.ratios == pytest.approx(ratios)
+    assert (rule.size, rule.margin, rule.interpolation) == (128, 0.2, "bicubic")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_a_box_goes_to_the_nearest_ratio_by_factor(width, height, group):
 
 @given(st.integers(32, 640), st.floats(0.2, 5), st.sampled_from([0.5, 0.75, 0.875, 1.0, 1.5]))
 def test_sizes_are_multiples_that_keep_area_and_ratio_about(size, ratio, scale):
-    height, width = CropRule(size, 0.0, (ratio,)).size_of(0, scale)
+    height, width = CropRule(size, 0.0, (ratio,), "bilinear").size_of(0, scale)
     assert height % SIDE_STEP == width % SIDE_STEP == 0 and min(height, width) >= SIDE_STEP
     assert (
         abs(height - size * scale * math.sqrt(ratio))
@@ -97,15 +99,26 @@ def noise(height=40, width=50):
 def test_the_pixels_that_a_box_touches(box, rows, columns):
     image = noise()
     expected = image[rows[0] : rows[1], columns[0] : columns[1]]
-    assert np.array_equal(cut_crop(image, np.float32(box), expected.shape[:2]), expected)
+    for interpolation in ("bilinear", "bicubic"):
+        assert np.array_equal(cut_crop(image, np.float32(box), expected.shape[:2], interpolation), expected)
 
 
-def test_shrinking_takes_means_and_growing_interpolates():
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_shrinking_takes_means(interpolation):
     image = noise(32, 32)
     means = image.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
-    assert np.abs(cut_crop(image, np.float32([0, 0, 32, 32]), (16, 16)) - means).max() <= 0.5
-    grown = cut_crop(image, np.float32([4, 4, 12, 12]), (16, 16))
-    assert np.array_equal(grown, cv2.resize(image[4:12, 4:12], (16, 16), interpolation=cv2.INTER_LINEAR))
+    assert np.abs(cut_crop(image, np.float32([0, 0, 32, 32]), (16, 16), interpolation) - means).max() <= 0.5
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_growing_interpolates_as_torch_does(interpolation):
+    image = noise(32, 32)
+    part = torch.from_numpy(image[4:12, 4:12]).permute(2, 0, 1)[None].float()  # (1, 3, 8, 8)
+    expected = torch.nn.functional.interpolate(part, (16, 16), mode=interpolation)[0].permute(1, 2, 0).clamp(0, 255)
+    box = np.float32([4, 4, 12, 12])
+    assert np.abs(cut_crop(image, box, (16, 16), interpolation) - expected.numpy()).max() <= 1.01
+    [crop], _ = crops_of_boxes(image, box[None], CropRule(16, 0.0, (1.0,), interpolation))
+    assert np.array_equal(crop, cut_crop(image, box, (16, 16), interpolation))
 
 
 def test_one_crop_per_box_of_its_groups_size():
@@ -121,8 +134,8 @@ def test_the_margin_takes_in_what_is_around():
     image = np.zeros((100, 100, 3), np.uint8)
     image[40:60, 40:60] = 255
     box = np.float32([[40, 40, 60, 60]])
-    [tight], _ = crops_of_boxes(image, box, CropRule(64, 0.0, (1.0,)))
-    [wide], _ = crops_of_boxes(image, box, CropRule(64, 0.5, (1.0,)))  # twice as wide and high
+    [tight], _ = crops_of_boxes(image, box, CropRule(64, 0.0, (1.0,), "bilinear"))
+    [wide], _ = crops_of_boxes(image, box, CropRule(64, 0.5, (1.0,), "bilinear"))  # twice as wide and high
     assert (tight == 255).all()
     assert (
         wide.mean() / 255 == pytest.approx(0.25, abs=0.02)
