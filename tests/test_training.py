@@ -30,12 +30,18 @@ STAGES = {"detector": bbox_sub.train, "a": metric_sub.train}
 def options(tiny_data: Path, tiny_config: Config, tmp_path: Path):
     """The arguments of an entry on tiny_data with a config that trains a few steps, checkpointed at each; by work folder."""
     phase = tiny_config.detector_train.phases[0].model_copy(update={"iterations": 5})
+    hard = tiny_config.embed_train.augment["hard"]
     config = tiny_config.model_copy(
         update={
             "detector_train": tiny_config.detector_train.model_copy(
                 update={"phases": [phase], "checkpoint_every": 1, "warmup_iterations": 1}
             ),
-            "embed_train": tiny_config.embed_train.model_copy(update={"checkpoint_every": 1}),
+            "embed_train": tiny_config.embed_train.model_copy(
+                update={
+                    "checkpoint_every": 1,
+                    "augment": {"hard": hard, "mixed": hard.model_copy(update={"mixup": 0.3, "cutmix": 0.3})},
+                }
+            ),
             "embedders": [model.model_copy(update={"epochs": 2, "memory": 6}) for model in tiny_config.embedders],
             "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0}),
         }
@@ -71,13 +77,11 @@ def start(arguments, *launcher):
 EVERYTHING = [
     "embed_train.phases=[{share: 0.3, task: views, augment: hard, learning_rate: 0.01, freeze_backbone: false, cycles: 1},"
     "{share: 0.3, task: products, augment: hard, learning_rate: 0.01, freeze_backbone: true, cycles: 1},"
-    "{share: 0.4, task: products, augment: hard, learning_rate: 0.01, freeze_backbone: false, cycles: 2}]",
+    "{share: 0.4, task: products, augment: mixed, learning_rate: 0.01, freeze_backbone: false, cycles: 2}]",
     "embed_train.loss.classifier=subcenter",
     "embed_train.loss.pair=multi_similarity",
     "embed_train.loss.memory_for=both",
     "embed_train.loss.margin_warmup=0.5",
-    "embed_train.augment.hard.mixup=0.3",
-    "embed_train.augment.hard.cutmix=0.3",
     "embed_train.accumulate=2",
     "embed_train.replay_every=3",
     "embed_train.ema=0.5",
