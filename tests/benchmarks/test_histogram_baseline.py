@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.histogram_baseline import histogram, score_histograms
+from benchmarks.histogram_baseline import score_histograms
+from metric_sub.histogram import histogram
 from shared.config import load_config
 from shared.errors import UserError
 
