@@ -7,26 +7,21 @@ nothing. Needs annotated data.
 """
 
 import json
-import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from metric_sub.histogram import DIMENSION, histograms
-from metric_sub.labelled import labelled_boxes, match_and_score
+from metric_sub.labelled import boxed_pictures, labelled_boxes, match_and_score
 from metric_sub.score import score_table
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
 from shared.dataset import read_dataset
 from shared.errors import UserError
-from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
 from shared.tables import Dataset
-
-log = logging.getLogger("histogram")
 
 
 def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.ndarray]:
@@ -38,26 +33,13 @@ def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.n
     boxes = labelled_boxes(dataset, config.frames)
     vectors = np.zeros((len(boxes), DIMENSION), np.float32)
     read = np.zeros(len(boxes), bool)
-    pictures = boxes.groupby(["media_id", "frame_index"]).indices
-    media = dataset.media[dataset.media.media_id.isin(boxes.media_id)]
-    with progress_bar(total=len(media), title="histograms", unit="file") as bar:
-        for medium in media.itertuples():
-            wanted = boxes.frame_index[boxes.media_id == medium.media_id]
-            try:
-                for frame_index, image_rgb in _pictures(medium.path, medium.kind, wanted, config.data.max_pixels):
-                    rows = pictures[medium.media_id, frame_index]
-                    vectors[rows] = histograms(image_rgb, boxes.loc[rows, ["x1", "y1", "x2", "y2"]].to_numpy())
-                    read[rows] = True
-            except MediaError as error:
-                log.warning("%s: left out: %s", medium.path, error)
+    n_pictures = len(boxes.drop_duplicates(["media_id", "frame_index"]))
+    with progress_bar(total=n_pictures, title="histograms", unit="picture") as bar:
+        for places, image_rgb in boxed_pictures(boxes, config.data.max_pixels):
+            vectors[places] = histograms(image_rgb, boxes.iloc[places][["x1", "y1", "x2", "y2"]].to_numpy())
+            read[places] = True
             bar.update()
     return boxes[read].reset_index(drop=True), vectors[read]
-
-
-def _pictures(path: str, kind: str, wanted: pd.Series, max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
-    if kind == "photo":
-        return iter([(0, read_photo(path, max_pixels))])
-    return read_frames(path, wanted, max_pixels)
 
 
 def score_histograms(data: Path, config: Config) -> dict:

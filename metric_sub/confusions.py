@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from metric_sub.labelled import boxed_pictures
 from shared.boxes import clip_boxes
-from shared.frames import read_picture
 from shared.progress import progress_bar
 from shared.sheet import PAPER_RGB, lay_out
 
@@ -21,68 +21,68 @@ BOX = ["x1", "y1", "x2", "y2"]
 
 @dataclass(frozen=True)
 class Tile:
-    """One crop: picture (its file), box_xyxy (4,) in its pixels, what it is (a colour), and the lines under it."""
+    """One crop: the place of its box in the table, what it is (a colour), and the lines under it."""
 
-    picture: str
-    box_xyxy: np.ndarray
+    place: int
     colour: tuple[int, int, int]
     caption: Sequence[str]
 
 
 def worst_confusions(
-    queries: pd.DataFrame, gallery: pd.DataFrame, found: pd.DataFrame, n: int
+    boxes: pd.DataFrame, queries: np.ndarray, gallery: np.ndarray, found: pd.DataFrame, n: int
 ) -> tuple[list[Tile], int]:
     """Three tiles (query, wrong, right) for each of the n worst confusions, and how many there are in all.
 
     A confusion is a query whose nearest crop is of another product; the worst has the largest gap between the distance to
     its own product and that to the other (ties: the first). Of one video PER_VIDEO at most.
-    queries (N rows), gallery: media_id, frame_index, item_id, name, picture, x1..y2, of queries also item_kind. found (N
-    rows): as `evaluate.nearest_right_and_wrong` gives it.
+    boxes: media_id, frame_index, item_id, name, item_kind. queries (N,), gallery (M,): places of its rows. found (N rows): as
+    `evaluate.nearest_right_and_wrong` gives it.
     """
-    confused = found.reset_index(drop=True).assign(gap=found.right_distance - found.wrong_distance)
+    confused = found.assign(gap=found.right_distance - found.wrong_distance, place=queries)
     confused = confused[confused.gap > 0].sort_values("gap", ascending=False, kind="stable")
-    of_video = confused.groupby(queries.media_id.to_numpy()[confused.index]).cumcount()
+    of_video = confused.groupby(boxes.media_id.to_numpy()[confused.place]).cumcount()
     tiles = []
     for row in confused[of_video < PER_VIDEO].head(n).itertuples():
-        query, wrong, right = queries.iloc[row.Index], gallery.iloc[row.wrong], gallery.iloc[row.right]
-        title = (f"video {query.item_id} frame {query.frame_index}", f"{query.item_kind}".strip())
+        query, wrong, right = row.place, gallery[row.wrong], gallery[row.right]
         tiles += [
-            _tile(query, QUERY_RGB, title),
-            _tile(wrong, WRONG_RGB, (_photo(wrong), f"{row.wrong_distance:.3f}")),
-            _tile(right, RIGHT_RGB, (_photo(right), f"{row.right_distance:.3f}, farther by {row.gap:.3f}")),
+            Tile(query, QUERY_RGB, (_frame(boxes.iloc[query]), boxes.item_kind.iloc[query])),
+            Tile(wrong, WRONG_RGB, (_photo(boxes.iloc[wrong]), f"{row.wrong_distance:.3f}")),
+            Tile(right, RIGHT_RGB, (_photo(boxes.iloc[right]), f"{row.right_distance:.3f}, farther by {row.gap:.3f}")),
         ]
     return tiles, len(confused)
 
 
-def draw_confusions(title: str, tiles: Sequence[Tile], max_pixels: int) -> Image.Image:
-    """The tiles in rows of COLUMNS. Raises UserError for a picture that cannot be read."""
+def draw_confusions(title: str, tiles: Sequence[Tile], boxes: pd.DataFrame, max_pixels: int) -> Image.Image:
+    """The tiles in rows of COLUMNS; boxes: media_id, kind, path, frame_index, x1..y2. A crop that cannot be read is blank."""
     key = (
         ("video crop", QUERY_RGB),
         ("nearest photo crop: another product", WRONG_RGB),
         ("nearest photo crop of its own product", RIGHT_RGB),
     )
-    drawn = []
-    with progress_bar(total=len(tiles), title=title.split(":")[0], unit="crop") as bar:
-        for tile in tiles:
-            drawn.append((_draw(tile, max_pixels), tile.caption))
-            bar.update()
-    return lay_out(title, key, drawn, CROP, COLUMNS)
+    drawn = boxes.iloc[sorted({tile.place for tile in tiles})]
+    crops = {}
+    with progress_bar(total=len(drawn), title=title.split(":")[0], unit="crop") as bar:
+        for rows, image_rgb in boxed_pictures(drawn, max_pixels):
+            for row in drawn.iloc[rows][BOX].itertuples():
+                crops[row.Index] = _crop(image_rgb, np.float32(row[1:]))
+                bar.update()
+    blank = Image.new("RGB", (CROP - 2 * FRAME, CROP - 2 * FRAME), PAPER_RGB)
+    framed = [(ImageOps.expand(crops.get(tile.place, blank), FRAME, tile.colour), tile.caption) for tile in tiles]
+    return lay_out(title, key, framed, CROP, COLUMNS)
+
+
+def _frame(row: pd.Series) -> str:
+    return f"video {row.item_id} frame {row.frame_index}"
 
 
 def _photo(row: pd.Series) -> str:
     return f"item {row.item_id} photo {row['name']}"
 
 
-def _tile(row: pd.Series, colour: tuple[int, int, int], caption: Sequence[str]) -> Tile:
-    return Tile(row.picture, row[BOX].to_numpy(np.float32), colour, caption)
-
-
-def _draw(tile: Tile, max_pixels: int) -> Image.Image:
-    """The box's pixels in a frame of the tile's colour, CROP x CROP px."""
-    image_rgb = read_picture(tile.picture, max_pixels)
+def _crop(image_rgb: np.ndarray, box_xyxy: np.ndarray) -> Image.Image:
+    """The box's pixels, padded to a square that leaves room for the frame."""
     height, width = image_rgb.shape[:2]
-    x1, y1, x2, y2 = np.rint(clip_boxes(tile.box_xyxy, width, height)[0]).astype(int)
-    crop = Image.fromarray(image_rgb[min(y1, height - 1) : max(y2, y1 + 1), min(x1, width - 1) : max(x2, x1 + 1)])
-    side = CROP - 2 * FRAME
-    inside = ImageOps.pad(crop, (side, side), Image.Resampling.LANCZOS, PAPER_RGB)
-    return ImageOps.expand(inside, FRAME, tile.colour)
+    x1, y1, x2, y2 = np.rint(clip_boxes(box_xyxy, width, height)[0]).astype(int)
+    left, above = min(x1, width - 1), min(y1, height - 1)
+    crop = Image.fromarray(image_rgb[above : max(y2, above + 1), left : max(x2, left + 1)])
+    return ImageOps.pad(crop, (CROP - 2 * FRAME, CROP - 2 * FRAME), Image.Resampling.LANCZOS, PAPER_RGB)

@@ -18,13 +18,13 @@ from metric_sub.embed import join_vectors
 from metric_sub.evaluate import FIGURES, RECALL_AT, Crops, nearest_right_and_wrong, retrieval_figures
 from metric_sub.infer import read_trained
 from metric_sub.labelled import labelled_boxes, match_and_score
-from metric_sub.score import LEVELS, NO_KIND
+from metric_sub.score import LEVELS
 from metric_sub.vectors import describe_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match, Score
 from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.errors import UserError
-from shared.frames import extract_labelled_frames
+from shared.frames import refuse_problems
 from shared.tables import Dataset
 from shared.work import locked, write_json, write_whole
 
@@ -56,9 +56,9 @@ class Sides:
         query = ~photo & (product > 0) & np.isin(product, product[photo])
         if not query.any():
             raise UserError(
-                "no labelled product to judge the embedders by: expected boxes of one instance_id above 0 in a photo and in "
-                f"a video's frames, found {(photo & (product > 0)).sum()} in photos and {(~photo & (product > 0)).sum()} in "
-                "frames of other products, or none. `frames` of the config names the frames; --part names parts of the data."
+                "no labelled product to judge the embedders by: expected boxes of one instance_id above 0 both in photos and in "
+                f"videos, found {(photo & (product > 0)).sum()} in photos and {(~photo & (product > 0)).sum()} in videos and no "
+                "instance_id in both. `frames` of the config tells which frames are looked at, --part which parts of the data."
             )
         return cls(boxes, query, photo, photo & np.isin(product, product[query]))
 
@@ -79,9 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     with locked(options.work):
         dataset = named_parts(read_dataset(options.data), options.part, options.data)
         warn_of_training(dataset, config.embed_train.parts)
-        boxes = boxes_in_pictures(dataset, config, folder, options.fresh)
+        refuse_problems(dataset)
+        boxes = labelled_boxes(dataset, config.frames)
+        Sides.of(boxes)  # before the work, where there is nothing to ask
+        boxes, vectors, colours = describe_boxes(boxes, config, options.weights, folder / "vectors", options.fresh)
         sides = Sides.of(boxes)
-        vectors, colours = describe_boxes(boxes, dataset, config, options.weights, folder / "vectors", options.fresh)
         ensemble = join_vectors(list(vectors.values()))
         no_cut_off = config.match.model_copy(update={"max_distance": NO_CUT_OFF})
         figures = {
@@ -101,19 +103,14 @@ def main(argv: list[str] | None = None) -> None:
         }
         found = nearest_right_and_wrong(sides.crops(ensemble, sides.query), sides.crops(ensemble, sides.photo))
         figures["cut_off"] = cut_off_of(found, ensemble, boxes, dataset, config, folder)
-        tiles, n_all = worst_confusions(boxes[sides.query], boxes[sides.photo], found, CONFUSIONS)
-        sheet = draw_confusions(f"Confusions: {len(tiles) // 3} of {n_all}", tiles, config.data.max_pixels)
+        tiles, n_all = worst_confusions(
+            boxes, np.flatnonzero(sides.query), np.flatnonzero(sides.photo), found, CONFUSIONS
+        )
+        sheet = draw_confusions(f"Confusions: {len(tiles) // 3} of {n_all}", tiles, boxes, config.data.max_pixels)
         write_whole(folder / "confusions.png", lambda beside: sheet.save(beside, format="png"))
         write_json(folder / "embedders.json", figures)
     print(figures_table(figures), file=sys.stderr)
     log.info("%s: look at distances.png, confusions.png", folder)
-
-
-def boxes_in_pictures(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> pd.DataFrame:
-    """`labelled.labelled_boxes` at config.frames with picture (the file) and item_kind; without frames that a video lacks."""
-    pictures = extract_labelled_frames(dataset, folder, config.data.max_pixels, fresh)
-    boxes = labelled_boxes(dataset, config.frames).merge(pictures, on=["media_id", "frame_index"])
-    return boxes.assign(item_kind=boxes.product_id.map(dataset.kinds).fillna(NO_KIND if dataset.kinds else ""))
 
 
 def figures_of(vectors: np.ndarray, sides: Sides, dataset: Dataset, match: Match, score: Score) -> dict:
@@ -157,7 +154,6 @@ def cut_off_of(
 
 def figures_table(figures: dict) -> str:
     """The figures as lines of text, a row per vectors and kind: what a person reads."""
-    names = [f"recall@{k}" for k in RECALL_AT]
     columns = [*(f"recall@{k}" for k in RECALL_AT), "mAP@R", "recall@1*"]
     lines = [
         f"{figures['queries']} video crops (frames {' '.join(map(str, figures['frames']))}) against {figures['gallery']} photo "

@@ -10,14 +10,12 @@ from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import load_embedder
 from metric_sub.histogram import DIMENSION, histograms
 from metric_sub.infer import read_trained
+from metric_sub.labelled import boxed_pictures
 from shared.config import Config
-from shared.dataset import media_fingerprint
-from shared.frames import read_picture
 from shared.progress import progress_bar
-from shared.tables import Dataset
 from shared.work import Step, chunks, table_fingerprint
 
-PICTURES_PER_PART = 64
+MEDIA_PER_PART = 16
 BOX = ["x1", "y1", "x2", "y2"]
 
 
@@ -32,16 +30,16 @@ def load_models(config: Config, weights: Path) -> dict[str, CropEmbedder]:
 
 
 def describe_boxes(
-    boxes: pd.DataFrame, dataset: Dataset, config: Config, weights: Path, folder: Path, fresh: bool
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The boxes' vectors: {model: (N, D) of unit length}, and their colour histograms (N, 1536), float32, row by row.
+    boxes: pd.DataFrame, config: Config, weights: Path, folder: Path, fresh: bool
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], np.ndarray]:
+    """(boxes, vectors, colours): what `labelled.labelled_boxes` gave, vectors of it by model {name: (N, D) of unit length},
+    and colour histograms (N, 1536), float32, row by row.
 
-    boxes (N rows, those of a picture together): media_id, frame_index, picture (its file), x1..y2. Kept in `folder`, which
-    is reused where nothing that it depends on changed. Raises UserError where a picture cannot be read.
+    Boxes of pictures that cannot be read are left out. Kept in `folder`, which is reused where nothing that it depends on
+    changed.
     """
     trained = read_trained(config, weights)
     names = [model.name for model in config.embedders]
-    media = dataset.media[dataset.media.media_id.isin(boxes.media_id)]
     step = Step(
         folder,
         {
@@ -51,34 +49,46 @@ def describe_boxes(
             "flip": config.embed.flip,
             "batch_size": config.embed.batch_size,
             "max_pixels": config.data.max_pixels,
-            "media": media_fingerprint(media),
-            "boxes": table_fingerprint(boxes[["media_id", "frame_index", *BOX]]),
+            "boxes": table_fingerprint(boxes.drop(columns=["path", "item_kind"])),
         },
         fresh,
     )
     if not step.done:
-        _build(step, load_models(config, weights), boxes, config)
+        _build(step, load_models(config, weights), boxes, config.data.max_pixels)
     vectors = {name: np.load(step.folder / f"vectors.{name}.npy", mmap_mode="r") for name in names}
-    return vectors, np.load(step.folder / "histograms.npy", mmap_mode="r")
+    read = boxes.iloc[step.table("read").place.to_numpy()].reset_index(drop=True)
+    return read, vectors, np.load(step.folder / "histograms.npy", mmap_mode="r")
 
 
-def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, config: Config) -> None:
-    pictures = list(boxes.groupby("picture", sort=False))
-    parts = chunks(len(pictures), PICTURES_PER_PART)
-    with progress_bar(total=len(pictures), title="embed", unit="picture") as bar:
+def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, max_pixels: int) -> None:
+    media = boxes.media_id.unique()
+    parts = chunks(len(media), MEDIA_PER_PART)
+    n_pictures = len(boxes.drop_duplicates(["media_id", "frame_index"]))
+    with progress_bar(total=n_pictures, title="embed", unit="picture") as bar:
 
-        def build(k: int) -> tuple[dict, list]:
-            colours = []
-            for path, of_picture in pictures[parts[k]]:
-                image_rgb, boxes_xyxy = read_picture(path, config.data.max_pixels), of_picture[BOX].to_numpy()
+        def build(k: int) -> tuple[dict, list[dict]]:
+            of_part = boxes[boxes.media_id.isin(media[parts[k]])]
+            read, colours = [np.zeros(0, np.int64)], [np.zeros((0, DIMENSION), np.float32)]
+            for places, image_rgb in boxed_pictures(of_part, max_pixels):
+                boxes_xyxy = of_part.iloc[places][BOX].to_numpy()
+                read.append(of_part.index.to_numpy()[places])
                 colours.append(histograms(image_rgb, boxes_xyxy))
                 for model in models.values():
                     model.add(image_rgb, boxes_xyxy)
                 bar.update()
-            vectors = {f"vectors.{name}": model.take() for name, model in models.items()}
-            return {**vectors, "histograms": np.concatenate(colours)}, []
+            read = np.concatenate(read)
+            lost = of_part.drop(read)
+            tables = {
+                "read": pd.DataFrame({"place": read}),
+                "histograms": np.concatenate(colours),
+                **{f"vectors.{name}": model.take() for name, model in models.items()},
+            }
+            return tables, [{"media_id": name, "reason": "not all could be read"} for name in lost.media_id.unique()]
 
         step.build_parts(len(parts), build)
-    empty = {f"vectors.{name}": np.zeros((0, model.dimension), np.float32) for name, model in models.items()}
-    empty["histograms"] = np.zeros((0, DIMENSION), np.float32)
+    empty = {
+        "histograms": np.zeros((0, DIMENSION), np.float32),
+        **{f"vectors.{name}": np.zeros((0, model.dimension), np.float32) for name, model in models.items()},
+        "read": pd.DataFrame({"place": np.zeros(0, np.int64)}),
+    }
     step.finish(len(parts), list(empty), empty)

@@ -64,7 +64,7 @@ def run_entry(main: Callable[[], object]) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
-    for library in ("accelerate", "PML"):  # PML: pytorch-metric-learning
+    for library in ("accelerate", "faiss", "PML"):  # PML: pytorch-metric-learning
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         main()
