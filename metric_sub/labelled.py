@@ -41,7 +41,7 @@ def boxed_pictures(boxes: pd.DataFrame, max_pixels: int) -> Iterator[tuple[np.nd
     """
     for _, places in boxes.groupby("media_id", sort=False).indices.items():
         medium, frames = boxes.iloc[places[0]], boxes.frame_index.to_numpy()[places]
-        left = set(frames)
+        left = set(frames.tolist())
         try:
             if medium.kind == "photo":
                 yield places, read_photo(medium.path, max_pixels)

@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from metric_sub.confusions import COLUMNS, CROP, FRAME, QUERY_RGB, RIGHT_RGB, WRONG_RGB, draw_confusions, worst_confusions
+from metric_sub.confusions import (
+    COLUMNS,
+    CROP,
+    FRAME,
+    QUERY_RGB,
+    RIGHT_RGB,
+    WRONG_RGB,
+    draw_confusions,
+    worst_confusions,
+)
 
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 30), (20, 30, 210)
 

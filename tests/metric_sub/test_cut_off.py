@@ -36,7 +36,9 @@ def test_no_other_distance_is_better(same, different):
 
     assert balanced(cut_off) == pytest.approx(balanced_accuracy)
     tried = np.arange(-1, 100) / 32  # every distance and every middle of two
-    assert max(balanced(distance) for distance in tried if distance >= min(*same, *different)) <= balanced_accuracy + 1e-12
+    assert (
+        max(balanced(distance) for distance in tried if distance >= min(*same, *different)) <= balanced_accuracy + 1e-12
+    )
 
 
 @pytest.mark.parametrize("proposed", [0.7, None])

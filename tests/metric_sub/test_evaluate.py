@@ -124,9 +124,7 @@ def test_figures_by_hand(queries, gallery, expected):
         "queries": len(queries),
         **{
             name: pytest.approx(value)
-            for name, value in zip(
-                ("recall_at_1", "recall_at_5", "recall_at_10", "mAP_at_R"), expected, strict=True
-            )
+            for name, value in zip(("recall_at_1", "recall_at_5", "recall_at_10", "mAP_at_R"), expected, strict=True)
         },
     }
 
@@ -144,7 +142,9 @@ def random_crops(seed, n_queries, n_gallery, n_products):
 
     def crops(products):
         vectors = places[products] + rng.normal(size=(len(products), 6))
-        return Crops((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), products + 20_000_101)
+        return Crops(
+            (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), products + 20_000_101
+        )
 
     gallery = crops(np.concatenate([np.arange(n_products), rng.integers(0, n_products, n_gallery)]))
     return crops(rng.integers(0, n_products, n_queries)), gallery
@@ -174,9 +174,9 @@ def test_figures_equal_plain_loops(seed, n_queries, n_gallery, n_products):
 def test_recall_at_1_equals_the_accuracy_calculators():
     queries, gallery = random_crops(7, 200, 60, 20)
     small = [products - 20_000_101 for products in (queries.products, gallery.products)]
-    answer = AccuracyCalculator(include=("precision_at_1", "mean_average_precision_at_r"), k="max_bin_count").get_accuracy(
-        queries.vectors, small[0], gallery.vectors, small[1]
-    )
+    answer = AccuracyCalculator(
+        include=("precision_at_1", "mean_average_precision_at_r"), k="max_bin_count"
+    ).get_accuracy(queries.vectors, small[0], gallery.vectors, small[1])
     figures = retrieval_figures(queries, gallery)
     assert figures["recall_at_1"] == pytest.approx(answer["precision_at_1"])
     assert figures["mAP_at_R"] == pytest.approx(answer["mean_average_precision_at_r"])
@@ -186,7 +186,9 @@ def test_recall_at_1_equals_the_accuracy_calculators():
 def test_more_in_the_gallery_that_is_never_right_helps_nobody(seed, n_more):
     queries, gallery = random_crops(seed, 20, 20, 8)
     more = random_crops(seed + 1, n_more, 0, 8)[0]
-    wider = Crops(np.concatenate([gallery.vectors, more.vectors]), np.concatenate([gallery.products, -np.arange(n_more)]))
+    wider = Crops(
+        np.concatenate([gallery.vectors, more.vectors]), np.concatenate([gallery.products, -np.arange(n_more)])
+    )
     alone, among = retrieval_figures(queries, gallery), retrieval_figures(queries, wider)
     assert all(among[name] <= alone[name] + 1e-12 for name in alone)
     assert alone["recall_at_1"] <= alone["recall_at_5"] <= alone["recall_at_10"]
