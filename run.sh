@@ -20,7 +20,7 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   train           train detector and embedders:    train --config FILE --data DIR --work DIR
   infer           match items and videos:          infer --data DIR --work DIR > result.json
   score           judge a result by annotations:   score --data DIR --result FILE
-  evaluate        judge the detector by labels:    evaluate --data DIR --work DIR > detector.json
+  evaluate        judge the models by labels:      evaluate --data DIR --work DIR > figures.json
   export-coco     write detections for others:     export-coco --work DIR --out FILE [--data FILE]
   import-weights  read detectron2's detector:      import-weights FILE --out DIR [--config FILE]
   export-weights  write one for detectron2:        export-weights --out FILE.pth [--weights DIR]
@@ -50,8 +50,8 @@ help_of() {
         check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is." ;;
         train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options"; echo "$stage_options"; echo "PROCESSES=N trains in N processes, each on a GPU of its own or all on the CPU; they share every batch." ;;
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "With --stage detect it leaves <work>/detections and prints nothing."; echo "$common_options"; echo "$stage_options" ;;
-        evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > detector.json"; echo "Judges the detector by labelled pictures: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms. All is in <work>/evaluation."; echo "$common_options"
-            echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose thresholds for (default: 0.9)" ;;
+        evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > figures.json"; echo "Judges the models by labelled pictures; all is in <work>/evaluation."; echo "The detector: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms."; echo "The embedders: recall@1, 5, 10 and mAP@R of video crops against photo crops, by kind of item, and S1, S2, S3 on the labelled boxes, each beside the colour histogram's; a cut-off; the worst confusions."; echo "Prints the figures of one stage, or both as {\"detector\": ..., \"embedders\": ...}."; echo "$common_options"
+            echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose the detector's thresholds for (default: 0.9)"; echo "  --stage detect|match judge the detector alone, or the embedders" ;;
         export-coco) echo "usage: bash run.sh export-coco --work DIR --out FILE [--data FILE]"; echo "Writes <work>/detections as COCO results. --data names a COCO file, whose ids are then taken; without it ids are made, and FILE's pictures are listed beside it in <name>.images.json." ;;
         score) echo "usage: bash run.sh score --data DIR --result FILE [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score as JSON, by kind of item where items.json tells kinds." ;;
         report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture also writes a PNG of the nearest matches." ;;
@@ -131,21 +131,29 @@ in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
         "vid2shop-$package" python $module --config /config.yaml --data "$inside" --work /work --weights /weights "${pass[@]}"
 }
 
-stages() {  # stages VERB ARGS...: both stages of train or infer, or the one that --stage names
-    local verb="$1" chosen pass=()
+without() {  # without NAME ARGS...: puts ARGS without --NAME and its value into `kept`
+    local name="$1"
     shift
-    chosen="$(option stage both "$@")"
+    kept=()
     while [ $# -gt 0 ]; do
         case "$1" in
-            --stage) shift ;;
-            --stage=*) ;;
-            *) pass+=("$1") ;;
+            "--$name") shift ;;
+            "--$name="*) ;;
+            *) kept+=("$1") ;;
         esac
         shift
     done
+}
+
+stages() {  # stages VERB ARGS...: both stages of train, infer or judge, or the one that --stage names
+    local verb="$1" chosen kept
+    shift
+    chosen="$(option stage both "$@")"
     case "$chosen" in both|detect|match) ;; *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;; esac
-    [ "$chosen" = match ] || stage bbox_sub "$verb" ${pass[@]+"${pass[@]}"}
-    [ "$chosen" = detect ] || stage metric_sub "$verb" ${pass[@]+"${pass[@]}"}
+    without stage "$@"
+    [ "$chosen" = match ] || stage bbox_sub "$verb" ${kept[@]+"${kept[@]}"}
+    [ "$verb" != judge ] || without precision ${kept[@]+"${kept[@]}"}  # which is of the detector's thresholds
+    [ "$chosen" = detect ] || stage metric_sub "$verb" ${kept[@]+"${kept[@]}"}
 }
 
 train() {
@@ -158,8 +166,14 @@ infer() {
 }
 
 evaluate() {
-    "$python" -m bbox_sub.judge "$@" >&2
-    cat "$(option work work "$@")/evaluation/detector.json"
+    local folder
+    RUNNER=local stages judge "$@"
+    folder="$(option work work "$@")/evaluation"
+    case "$(option stage both "$@")" in
+        detect) cat "$folder/detector.json" ;;
+        match) cat "$folder/embedders.json" ;;
+        both) printf '{"detector": %s,\n"embedders": %s}\n' "$(cat "$folder/detector.json")" "$(cat "$folder/embedders.json")" ;;
+    esac
 }
 
 score() {

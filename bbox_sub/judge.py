@@ -28,10 +28,10 @@ from bbox_sub.thresholds import (
 )
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
-from shared.dataset import read_dataset
+from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
-from shared.tables import SINGLE_PART, Dataset
+from shared.tables import Dataset
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import locked, write_json, write_whole
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     least_score = min(LEAST_SCORE, *thresholds.values())
     with locked(options.work):
         dataset = named_parts(read_dataset(options.data), options.part, options.data)
-        warn_of_training(sorted(set(dataset.media.part)), config)
+        warn_of_training(dataset, config.detector_train.parts)
         pictures = labelled_in(dataset, folder, max_pixels, options.fresh)
         found, sizes = find_boxes(pictures, dataset, weights, folder / "found", config, least_score, options.fresh)
         pictures = pictures.join(sizes).assign(threshold=pictures.kind.map(thresholds))
@@ -85,24 +85,6 @@ def main(argv: list[str] | None = None) -> None:
         write_json(folder / "detector.json", figures)
     print(f"{figures_table(figures)}\n\n{proposal}", file=sys.stderr)
     log.info("%s: look at thresholds.png, misses.png, false_alarms.png", folder)
-
-
-def named_parts(dataset: Dataset, parts: list[str] | None, data: Path) -> Dataset:
-    """The parts of these names, all for None. Raises UserError for a name that the data has not."""
-    there = sorted(set(dataset.media.part))
-    unknown = sorted(set(parts or []) - set(there))
-    if unknown:
-        raise UserError(f"--part: {data} has no part {unknown[0]!r}; it has {', '.join(there)}.")
-    return dataset.of_media(dataset.media.part.isin(parts or there))
-
-
-def warn_of_training(parts: list[str], config: Config) -> None:
-    """Logs where the detector is judged by pictures that this config trains on: such figures flatter it."""
-    trained = [part for part in parts if part == SINGLE_PART or part.startswith(tuple(config.detector_train.parts))]
-    if trained:
-        log.warning(
-            "%s: training took pictures from there, if it was of this data; --part names others", ", ".join(trained)
-        )
 
 
 def labelled_in(dataset: Dataset, folder: Path, max_pixels: int, fresh: bool) -> pd.DataFrame:

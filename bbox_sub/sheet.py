@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 from shared.boxes import clip_boxes, expand_boxes, pairwise_iou
 from shared.frames import read_picture
 from shared.progress import progress_bar
+from shared.sheet import FONT, INK_RGB, LINE_HEIGHT, PAPER_RGB, lay_out
 
 LABELLED_RGB, FOUND_RGB, BELOW_RGB = (40, 200, 90), (255, 45, 135), (255, 170, 0)
-INK_RGB, PAPER_RGB = (25, 25, 30), (231, 231, 237)
-CROP, MARGIN, LINE_HEIGHT, FONT = 280, 12, 17, 13  # px
+CROP = 280  # px
 COLUMNS = 5
 CONTEXT = 0.6  # of the box's sides, on each side
 LEAST_CONTEXT = 24  # px of the picture, on each side
@@ -35,28 +35,13 @@ class Tile:
 
 def draw_sheet(title: str, tiles: Sequence[Tile], max_pixels: int) -> Image.Image:
     """The tiles in rows of COLUMNS under the title and a key to the colours. Raises UserError for a picture that cannot be read."""
-    font = ImageFont.load_default(FONT)
-    n_lines = max((len(tile.caption) for tile in tiles), default=0)
-    step_x, step_y = CROP + MARGIN, CROP + n_lines * LINE_HEIGHT + MARGIN
-    top = 2 * LINE_HEIGHT + 3 * MARGIN
-    n_rows = -(-len(tiles) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * step_x + MARGIN, top + n_rows * step_y), PAPER_RGB)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), _plain(title), INK_RGB, ImageFont.load_default(FONT + 3))
-    left = MARGIN
-    for words, colour in (("labelled", LABELLED_RGB), ("found", FOUND_RGB), ("found, below the threshold", BELOW_RGB)):
-        middle = MARGIN + 2 * LINE_HEIGHT
-        draw.rectangle((left, middle - 6, left + 16, middle + 6), None, colour, 3)
-        draw.text((left + 24, middle), words, INK_RGB, font, anchor="lm")
-        left += 48 + int(draw.textlength(words, font))
+    key = (("labelled", LABELLED_RGB), ("found", FOUND_RGB), ("found, below the threshold", BELOW_RGB))
+    drawn = []
     with progress_bar(total=len(tiles), title=title.split(":")[0], unit="picture") as bar:
-        for place, tile in enumerate(tiles):
-            left, above = MARGIN + place % COLUMNS * step_x, top + place // COLUMNS * step_y
-            sheet.paste(draw_crop(tile, max_pixels), (left, above))
-            for number, line in enumerate(tile.caption):
-                draw.text((left, above + CROP + 2 + number * LINE_HEIGHT), _fitted(_plain(line), font), INK_RGB, font)
+        for tile in tiles:
+            drawn.append((draw_crop(tile, max_pixels), tile.caption))
             bar.update()
-    return sheet
+    return lay_out(title, key, drawn, CROP, COLUMNS)
 
 
 def draw_crop(tile: Tile, max_pixels: int) -> Image.Image:
@@ -90,15 +75,3 @@ def draw_crop(tile: Tile, max_pixels: int) -> Image.Image:
     tile_sized = Image.new("RGB", (CROP, CROP), PAPER_RGB)
     tile_sized.paste(crop)
     return tile_sized
-
-
-def _plain(text: str) -> str:
-    """The font has Latin letters alone: others are written as their numbers, so that names stay apart."""
-    return text.encode("latin-1", "backslashreplace").decode("latin-1")
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """The text, its beginning cut where it is wider than a crop: of a path the end tells most."""
-    if font.getlength(text) <= CROP:
-        return text
-    return next(f"...{text[k:]}" for k in range(1, len(text) + 1) if font.getlength(f"...{text[k:]}") <= CROP)

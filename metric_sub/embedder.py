@@ -145,7 +145,7 @@ def describe_embedder(net: EmbeddingNet, model: Embedder, shape: Embed, metrics:
 
 
 def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
-    """The trained network of a model folder; of one that ended in concatenated snapshots, each of them.
+    """The trained network of a model folder, on the GPU where there is one; of concatenated snapshots each.
 
     Raises UserError where the folder is missing or does not fit.
     """
@@ -164,4 +164,10 @@ def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
     load_weights(folder, net)
     for name in ("mean", "std"):
         getattr(net, name).copy_(torch.tensor(description[name]).view(1, 3, 1, 1))
+    net.to("cuda" if torch.cuda.is_available() else "cpu")
     return [TrainedEmbedder(net.eval(), rule.crop_rule(shape), flip)]
+
+
+def weights_of(description: dict) -> list[str]:
+    """The SHA-256 of all weights that a model.json speaks of, its snapshots' too."""
+    return [description["sha256"], *description.get("snapshots", {}).values()]

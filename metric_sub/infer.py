@@ -5,13 +5,13 @@ What stands already is reused; what was interrupted goes on.
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import INFERENCE_KEYS, load_embedders
+from metric_sub.embedder import INFERENCE_KEYS, load_embedders, weights_of
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
@@ -52,24 +52,28 @@ def main(argv: list[str] | None = None) -> None:
         )
 
 
+def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
+    """Each embedder's folder and its model.json, in the config's order. Raises UserError where config and training differ."""
+    trained = {weights / model.name: read_description(weights / model.name) for model in config.embedders}
+    for (folder, description), model in zip(trained.items(), config.embedders, strict=True):
+        architecture = description["architecture"]
+        refuse_other_architecture(
+            folder, architecture["model"], model.model_dump(), set(architecture["model"]) - {"backbone", "input_size"}
+        )
+        refuse_other_architecture(folder, architecture["shape"], config.embed.model_dump(), INFERENCE_KEYS)
+    return trained
+
+
 def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) -> Step:
     """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row."""
     detection_step = read_step(options.work / "detections" / kind)
-    folders = [options.weights / model.name for model in config.embedders]
-    descriptions = [read_description(folder) for folder in folders]
-    for folder, description, model in zip(folders, descriptions, config.embedders, strict=True):
-        trained = description["architecture"]
-        refuse_other_architecture(
-            folder, trained["model"], model.model_dump(), set(trained["model"]) - {"backbone", "input_size"}
-        )
-        refuse_other_architecture(folder, trained["shape"], config.embed.model_dump(), INFERENCE_KEYS)
+    trained = read_trained(config, options.weights)
     step = Step(
         options.work / "embeddings" / kind,
         {
             "detections": detection_step.fingerprint,
-            "weights": [description["sha256"] for description in descriptions],
-            "snapshots": [description.get("snapshots") for description in descriptions],
-            "architectures": [description["architecture"] for description in descriptions],
+            "weights": [weights_of(description) for description in trained.values()],
+            "architectures": [description["architecture"] for description in trained.values()],
             "batch_size": config.embed.batch_size,
             "flip": config.embed.flip,
         },
@@ -77,9 +81,7 @@ def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) ->
     )
     if step.done:
         return step
-    models = [load_embedders(folder, flip=config.embed.flip) for folder in folders]
-    for net in (embedder.net for model in models for embedder in model):
-        net.to("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_embedders(folder, flip=config.embed.flip) for folder in trained]
     embedder = CropEmbedder(models, config.embed.batch_size)
     detections = detection_step.table("table")
     paths = media.set_index("media_id").path

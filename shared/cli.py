@@ -64,7 +64,8 @@ def run_entry(main: Callable[[], object]) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    for library in ("accelerate", "faiss", "PML"):  # PML: pytorch-metric-learning
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         main()
     except UserError as error:

@@ -174,6 +174,24 @@ def train_and_validation(
     return sides
 
 
+def named_parts(dataset: Dataset, parts: list[str] | None, data: Path) -> Dataset:
+    """The parts of these names, all for None. Raises UserError for a name that the data has not."""
+    there = sorted(set(dataset.media.part))
+    unknown = sorted(set(parts or []) - set(there))
+    if unknown:
+        raise UserError(f"--part: {data} has no part {unknown[0]!r}; it has {', '.join(there)}.")
+    return dataset.of_media(dataset.media.part.isin(parts or there))
+
+
+def warn_of_training(dataset: Dataset, trained: list[str]) -> None:
+    """Logs which parts begin with what is trained on: a model that is judged by its own pictures is flattered."""
+    parts = [part for part in sorted(set(dataset.media.part)) if part == SINGLE_PART or part.startswith(tuple(trained))]
+    if parts:
+        log.warning(
+            "%s: training took pictures from there, if it was of this data; --part names others", ", ".join(parts)
+        )
+
+
 def content_fingerprint(dataset: Dataset) -> dict[str, str]:
     """What work on a data set depends on: its files by id, size and time, and its labels; not the folder's place."""
     return {

@@ -251,12 +251,19 @@ def test_check_prints_the_counts_and_fails_on_what_does_not_fit(tiny_data):
 
 def test_evaluate_prints_json_alone_and_leaves_its_pictures(tiny_data, untrained, tmp_path):
     work = tmp_path / "work"
-    ended = run("evaluate", "--data", tiny_data, "--weights", untrained, "--work", work, "--part", "validation")
+    options = ["--data", tiny_data, "--weights", untrained, "--work", work, "--part", "validation"]
+    ended = run("evaluate", *options, "--precision", "0.8")
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["all"]["pictures"] == 7 and "frames: " in ended.stderr
-    assert {"detector.json", "thresholds.json", "thresholds.png", "misses.png", "false_alarms.png"} <= {
-        path.name for path in (work / "evaluation").iterdir()
-    }
+    both = json.loads(ended.stdout)
+    assert both["detector"]["all"]["pictures"] == 7 and "frames: " in ended.stderr
+    assert both["embedders"]["queries"] == 3 and "recall@1" in ended.stderr
+    names = {"thresholds.json", "thresholds.png", "misses.png", "false_alarms.png", "distances.png", "confusions.png"}
+    assert {"detector.json", "embedders.json", *names} <= {path.name for path in (work / "evaluation").iterdir()}
+    assert json.loads((work / "evaluation" / "thresholds.json").read_text())["precision"] == 0.8
+    for stage, name in (("detect", "detector"), ("match", "embedders")):
+        ended = run("evaluate", *options, f"--stage={stage}")
+        assert ended.returncode == 0 and json.loads(ended.stdout) == both[name], ended.stderr
+    assert run("evaluate", *options, "--stage", "score").returncode == 2
 
 
 def test_one_stage_alone_then_its_detections_for_others(plain_data, untrained, tmp_path):

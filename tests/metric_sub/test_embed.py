@@ -151,7 +151,9 @@ def test_a_models_snapshots_weigh_as_one_model(tiny_config):
     """Two snapshots beside a second model: half of the cosine is the second's, a quarter each snapshot's."""
     torch.manual_seed(0)
     trained = [
-        TrainedEmbedder(build_embedder(tiny_config.embedders[0], tiny_config.embed, load_pretrained=False).eval(), RULE, False)
+        TrainedEmbedder(
+            build_embedder(tiny_config.embedders[0], tiny_config.embed, load_pretrained=False).eval(), RULE, False
+        )
         for _ in range(3)
     ]
     image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)

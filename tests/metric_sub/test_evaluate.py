@@ -1,14 +1,17 @@
-"""recall@1 against brute force and by hand."""
+"""recall@k and mAP@R against brute force, by hand, and the two libraries' against each other."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import nn
 
 from metric_sub.crops import CropRule
 from metric_sub.embedder import TrainedEmbedder
-from metric_sub.evaluate import recall_at_1, recall_of_vectors
+from metric_sub.evaluate import Crops, nearest_right_and_wrong, recall_at_1, recall_of_vectors, retrieval_figures
 from shared.frames import write_jpeg
 
 
@@ -80,5 +83,136 @@ def test_crops_are_cut_at_their_boxes(tmp_path):
         rows.append((product, kind, str(tmp_path / f"{k}.jpg"), 6.0, 11.0, 34.0, 39.0))
     crops = pd.DataFrame(rows, columns=["product", "kind", "crop", "x1", "y1", "x2", "y2"])
     embedder = TrainedEmbedder(MeanColour().eval(), CropRule(32, 0.0, (0.5, 1.0, 2.0), "bilinear"), False)
-    assert recall_at_1(embedder, crops, 2, 10**6) == pytest.approx(2 / 3)
-    assert recall_at_1(embedder, crops.iloc[:0], 2, 10**6) == 0.0
+    assert recall_at_1([embedder], crops, 2, 10**6) == pytest.approx(2 / 3)
+    assert recall_at_1([embedder], crops.iloc[:0], 2, 10**6) == 0.0
+
+
+def test_ids_that_float32_cannot_tell_apart_are_told_apart():
+    products = np.array([24000103, 24000104, 24000103])  # 24000104 twice in float32
+    assert recall_of_vectors(unit([0, 90, 80]), products, np.array([True, True, False])) == 0.0
+    figures = retrieval_figures(Crops(unit([80]), products[:1]), Crops(unit([0, 90]), products[:2]))
+    assert figures["recall_at_1"] == 0 and figures["mAP_at_R"] == 0
+
+
+def on_circle(*rows):
+    """Crops of (angle in degrees, product)."""
+    return Crops(unit([angle for angle, _ in rows]), np.array([product for _, product in rows]))
+
+
+FAR = [(180 + k, f"far {k}") for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery", "expected"),
+    [
+        # recall@1, @5, @10, mAP@R. Angles from 0 to 180: the nearer angle is the nearer crop.
+        ([(0, "a")], [(1, "a"), (9, "b")], (1, 1, 1, 1)),
+        ([(0, "a")], [(9, "a"), (1, "b")], (0, 1, 1, 0)),
+        ([(0, "a")], [(1, "a"), (2, "b"), (3, "a")], (1, 1, 1, 1 / 2)),  # R = 2: right, wrong -> (1/1 + 0) / 2
+        ([(0, "a")], [(2, "a"), (1, "b"), (3, "a")], (0, 1, 1, 1 / 4)),  # R = 2: wrong, right -> (0 + 1/2) / 2
+        ([(0, "a")], [(1, "a"), (2, "b"), (3, "a"), (4, "a")], (1, 1, 1, (1 + 2 / 3) / 3)),
+        ([(0, "a")], [(k, "bcdefghij"[k - 1]) for k in range(1, 5)] + [(5, "a")], (0, 1, 1, 0)),  # the fifth
+        ([(0, "a")], [(k, "bcdefghij"[k - 1]) for k in range(1, 6)] + [(6, "a")], (0, 0, 1, 0)),  # the sixth
+        ([(0, "a")], [(k, "bcdefghij"[k - 1]) for k in range(1, 10)] + [(10, "a")], (0, 0, 1, 0)),  # the tenth
+        ([(0, "a")], [(k, "bcdefghijk"[k - 1]) for k in range(1, 11)] + [(11, "a")], (0, 0, 0, 0)),  # the eleventh
+        ([(0, "a"), (90, "b"), (1, "b"), (91, "b")], [(0, "a"), (90, "b"), *FAR], (0.75, 1, 1, 0.75)),
+    ],
+)
+def test_figures_by_hand(queries, gallery, expected):
+    figures = retrieval_figures(on_circle(*queries), on_circle(*gallery))
+    assert figures == {
+        "queries": len(queries),
+        **{
+            name: pytest.approx(value)
+            for name, value in zip(("recall_at_1", "recall_at_5", "recall_at_10", "mAP_at_R"), expected, strict=True)
+        },
+    }
+
+
+def test_kinds_apart():
+    queries, gallery = on_circle((0, 1), (90, 2), (10, 2), (91, 2)), on_circle((0, 1), (90, 2))
+    by_kind = retrieval_figures(queries, gallery, np.array(["C", "P", "C", "P"]))["by_kind"]
+    assert {kind: (of["queries"], of["recall_at_1"]) for kind, of in by_kind.items()} == {"C": (2, 0.5), "P": (2, 1.0)}
+
+
+def random_crops(seed, n_queries, n_gallery, n_products):
+    """Crops scattered about their product's place; some products of the gallery are never asked for."""
+    rng = np.random.default_rng(seed)
+    places = rng.normal(size=(n_products, 6))
+
+    def crops(products):
+        vectors = places[products] + rng.normal(size=(len(products), 6))
+        return Crops(
+            (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), products + 20_000_101
+        )
+
+    gallery = crops(np.concatenate([np.arange(n_products), rng.integers(0, n_products, n_gallery)]))
+    return crops(rng.integers(0, n_products, n_queries)), gallery
+
+
+def loops(queries, gallery):
+    """The figures by their definitions, one query at a time."""
+    recalls, precision = {1: [], 5: [], 10: []}, []
+    for vector, product in zip(*queries, strict=True):
+        distances = np.linalg.norm(gallery.vectors.astype(np.float64) - vector, axis=1)
+        right = gallery.products[np.argsort(distances, kind="stable")] == product
+        for k, of_k in recalls.items():
+            of_k.append(any(right[:k]))
+        n_right = right.sum()
+        precision.append(sum(right[: i + 1].mean() for i in range(n_right) if right[i]) / n_right)
+    return [np.mean(values) for values in (*recalls.values(), precision)]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(0, 40), st.integers(1, 15))
+def test_figures_equal_plain_loops(seed, n_queries, n_gallery, n_products):
+    queries, gallery = random_crops(seed, n_queries, n_gallery, n_products)
+    figures = retrieval_figures(queries, gallery)
+    found = [figures[name] for name in ("recall_at_1", "recall_at_5", "recall_at_10", "mAP_at_R")]
+    assert found == pytest.approx(loops(queries, gallery))
+
+
+def test_recall_at_1_equals_the_accuracy_calculators():
+    queries, gallery = random_crops(7, 200, 60, 20)
+    small = [products - 20_000_101 for products in (queries.products, gallery.products)]
+    answer = AccuracyCalculator(
+        include=("precision_at_1", "mean_average_precision_at_r"), k="max_bin_count"
+    ).get_accuracy(queries.vectors, small[0], gallery.vectors, small[1])
+    figures = retrieval_figures(queries, gallery)
+    assert figures["recall_at_1"] == pytest.approx(answer["precision_at_1"])
+    assert figures["mAP_at_R"] == pytest.approx(answer["mean_average_precision_at_r"])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12))
+def test_more_in_the_gallery_that_is_never_right_helps_nobody(seed, n_more):
+    queries, gallery = random_crops(seed, 20, 20, 8)
+    more = random_crops(seed + 1, n_more, 0, 8)[0]
+    wider = Crops(
+        np.concatenate([gallery.vectors, more.vectors]), np.concatenate([gallery.products, -np.arange(n_more)])
+    )
+    alone, among = retrieval_figures(queries, gallery), retrieval_figures(queries, wider)
+    assert all(among[name] <= alone[name] + 1e-12 for name in alone)
+    assert alone["recall_at_1"] <= alone["recall_at_5"] <= alone["recall_at_10"]
+
+
+def test_a_query_that_nothing_could_answer_is_the_callers_fault():
+    for queries in (on_circle((0, 1), (5, 3)), Crops(np.zeros((0, 2), np.float32), np.zeros(0, int))):
+        with pytest.raises(ValueError, match="expected queries, each of a product that is in the gallery"):
+            retrieval_figures(queries, on_circle((0, 1), (90, 2)))
+
+
+def test_nearest_right_and_wrong_equal_brute_force():
+    queries, gallery = random_crops(3, 50, 60, 12)
+    found = nearest_right_and_wrong(queries, gallery)
+    distances = np.linalg.norm(queries.vectors[:, None].astype(np.float64) - gallery.vectors[None], axis=2)
+    same = queries.products[:, None] == gallery.products[None]
+    for name, mask in (("right", same), ("wrong", ~same)):
+        allowed = np.where(mask, distances, np.inf)
+        assert found[name].tolist() == allowed.argmin(axis=1).tolist()
+        assert found[f"{name}_distance"].to_numpy() == pytest.approx(allowed.min(axis=1), abs=1e-6)
+
+
+def test_nearest_right_and_wrong_where_there_is_none():
+    found = nearest_right_and_wrong(on_circle((0, 1), (5, 3)), on_circle((0, 1), (2, 1)))
+    assert found.right.tolist() == [0, -1] and found.wrong.tolist() == [-1, 1]
+    assert np.isinf(found.wrong_distance[0]) and np.isinf(found.right_distance[1])
+    assert found.wrong_distance[1] == pytest.approx(2 * np.sin(np.deg2rad(1.5)), abs=1e-6)

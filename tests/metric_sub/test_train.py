@@ -19,7 +19,14 @@ from metric_sub.train import cycle_ends, learning_rates, set_mode
 from shared.config import EmbedTrain
 from tests.conftest import PROJECT
 
-PHASE = {"share": 1.0, "task": "products", "augment": "hard", "learning_rate": 1.0, "freeze_backbone": False, "cycles": 1}
+PHASE = {
+    "share": 1.0,
+    "task": "products",
+    "augment": "hard",
+    "learning_rate": 1.0,
+    "freeze_backbone": False,
+    "cycles": 1,
+}
 
 
 def settings(tiny_config, **keys):
@@ -127,8 +134,12 @@ def test_snapshots_are_averaged_and_their_norms_taken_anew():
     weight = torch.stack(seen).mean(dim=0)
     assert torch.allclose(average.linear.weight, weight, atol=1e-6)
     outputs = [each @ weight.T + average.linear.bias for each in rows]
-    assert torch.allclose(average.norm.running_mean, torch.stack([each.mean(dim=0) for each in outputs]).mean(dim=0), atol=1e-5)
-    assert torch.allclose(average.norm.running_var, torch.stack([each.var(dim=0) for each in outputs]).mean(dim=0), atol=1e-5)
+    assert torch.allclose(
+        average.norm.running_mean, torch.stack([each.mean(dim=0) for each in outputs]).mean(dim=0), atol=1e-5
+    )
+    assert torch.allclose(
+        average.norm.running_var, torch.stack([each.var(dim=0) for each in outputs]).mean(dim=0), atol=1e-5
+    )
 
 
 SHARED_BATCH = """
@@ -164,12 +175,22 @@ def test_a_batch_shared_by_processes_has_the_losses_and_gradients_of_the_whole(t
     script.write_text(SHARED_BATCH)
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     alone = [sys.executable, str(script)]
-    options = ["--multi_gpu", "--num_processes=2", "--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no"]
+    options = [
+        "--multi_gpu",
+        "--num_processes=2",
+        "--main_process_port=0",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+    ]
     together = [sys.executable, "-m", "accelerate.commands.launch", *options, "--num_machines=1", str(script)]
     found = []
     for command in (alone, together):
         ended = subprocess.run(
-            [*command, str(PROJECT / "configs" / "tiny.yaml")], env=environment, capture_output=True, text=True, timeout=200
+            [*command, str(PROJECT / "configs" / "tiny.yaml")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
         )
         assert ended.returncode == 0, ended.stderr
         found.append(json.loads(ended.stdout))

@@ -1,0 +1,69 @@
+"""Labelled boxes in the place of detections: their pictures, and what the matching rule makes of whatever vectors they get."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from metric_sub.result import build_result, check_result
+from metric_sub.score import NO_KIND, Truth, score_result
+from metric_sub.search import nearest
+from metric_sub.vote import cast_votes, match_items
+from shared.config import FrameList, Match, Score
+from shared.media import MediaError, read_frames, read_photo
+from shared.tables import Dataset
+
+log = logging.getLogger("evaluate")
+
+
+def labelled_boxes(dataset: Dataset, frames: FrameList) -> pd.DataFrame:
+    """Every labelled box, distractors too, of the photos and of the videos' frames in `frames`.
+
+    The labels with their media's columns, rank (0, 1, ... in the picture, as annotated), score (1) and item_kind (of the
+    product, '' for a distractor), by media_id, frame_index, rank.
+    """
+    boxes = dataset.labels.merge(dataset.media, on="media_id")
+    boxes = boxes[(boxes.kind == "photo") | boxes.frame_index.isin(frames.indices)]
+    boxes = boxes.assign(
+        rank=boxes.groupby(["media_id", "frame_index"]).cumcount(),
+        score=np.float32(1),
+        item_kind=boxes.product_id.map({"": "", **dataset.kinds}).fillna(NO_KIND),
+    )
+    return boxes.sort_values(["media_id", "frame_index", "rank"], ignore_index=True)
+
+
+def boxed_pictures(boxes: pd.DataFrame, max_pixels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(places, image_rgb) of every photo and frame that the boxes are in; places (n,): of its rows in the table.
+
+    boxes: media_id, kind, path, frame_index. Every file is read once. What cannot be read, and frames that a video does not
+    have, are left out and logged.
+    """
+    for _, places in boxes.groupby("media_id", sort=False).indices.items():
+        medium, frames = boxes.iloc[places[0]], boxes.frame_index.to_numpy()[places]
+        left = set(frames.tolist())
+        try:
+            if medium.kind == "photo":
+                yield places, read_photo(medium.path, max_pixels)
+                continue
+            for index, image_rgb in read_frames(medium.path, left, max_pixels):
+                left.discard(index)
+                yield places[frames == index], image_rgb
+        except MediaError as error:
+            log.warning("%s: left out: %s", medium.path, error)
+            continue
+        if left:
+            log.warning("%s: left out: it has no frames %s", medium.path, sorted(left))
+
+
+def match_and_score(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match, score: Score) -> dict:
+    """The score (as `score.score_result` gives it) of the matches that the rule finds by these vectors.
+
+    boxes (N rows) as `labelled_boxes` gives them, row i belonging to row i of vectors (N, D) float32.
+    """
+    of_photo = (boxes.kind == "photo").to_numpy()
+    photos, videos = boxes[of_photo], boxes[~of_photo].rename(columns={"item_id": "video_id"})
+    votes = cast_votes(photos, videos, *nearest(vectors[of_photo], vectors[~of_photo]))
+    matches, _ = match_items(votes, **match.model_dump())
+    truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
+    return score_result(check_result(build_result(matches)), truth, **score.model_dump())

@@ -1,0 +1,92 @@
+"""The vectors of labelled boxes by every embedder and by colour, kept on disk: judging again embeds nothing anew."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metric_sub.embed import CropEmbedder
+from metric_sub.embedder import load_embedders, weights_of
+from metric_sub.histogram import DIMENSION, histograms
+from metric_sub.infer import read_trained
+from metric_sub.labelled import boxed_pictures
+from shared.config import Config
+from shared.progress import progress_bar
+from shared.work import Step, chunks, table_fingerprint
+
+MEDIA_PER_PART = 16
+BOX = ["x1", "y1", "x2", "y2"]
+
+
+def load_models(config: Config, weights: Path) -> dict[str, CropEmbedder]:
+    """Each embedder of the config by its name, on the GPU where there is one. Raises UserError where one does not fit."""
+    models = {}
+    for name, folder in zip([model.name for model in config.embedders], read_trained(config, weights), strict=True):
+        embedders = load_embedders(folder, flip=config.embed.flip)
+        models[name] = CropEmbedder([embedders], config.embed.batch_size)
+    return models
+
+
+def describe_boxes(
+    boxes: pd.DataFrame, config: Config, weights: Path, folder: Path, fresh: bool
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], np.ndarray]:
+    """(boxes, vectors, colours): what `labelled.labelled_boxes` gave, vectors of it by model {name: (N, D) of unit length},
+    and colour histograms (N, 1536), float32, row by row.
+
+    Boxes of pictures that cannot be read are left out. Kept in `folder`, which is reused where nothing that it depends on
+    changed.
+    """
+    trained = read_trained(config, weights)
+    names = [model.name for model in config.embedders]
+    step = Step(
+        folder,
+        {
+            "models": names,
+            "weights": [weights_of(description) for description in trained.values()],
+            "architectures": [description["architecture"] for description in trained.values()],
+            "flip": config.embed.flip,
+            "batch_size": config.embed.batch_size,
+            "max_pixels": config.data.max_pixels,
+            "boxes": table_fingerprint(boxes.drop(columns=["path", "item_kind"])),
+        },
+        fresh,
+    )
+    if not step.done:
+        _build(step, load_models(config, weights), boxes, config.data.max_pixels)
+    vectors = {name: np.load(step.folder / f"vectors.{name}.npy", mmap_mode="r") for name in names}
+    read = boxes.iloc[step.table("read").place.to_numpy()].reset_index(drop=True)
+    return read, vectors, np.load(step.folder / "histograms.npy", mmap_mode="r")
+
+
+def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, max_pixels: int) -> None:
+    media = boxes.media_id.unique()
+    parts = chunks(len(media), MEDIA_PER_PART)
+    n_pictures = len(boxes.drop_duplicates(["media_id", "frame_index"]))
+    with progress_bar(total=n_pictures, title="embed", unit="picture") as bar:
+
+        def build(k: int) -> tuple[dict, list[dict]]:
+            of_part = boxes[boxes.media_id.isin(media[parts[k]])]
+            read, colours = [np.zeros(0, np.int64)], [np.zeros((0, DIMENSION), np.float32)]
+            for places, image_rgb in boxed_pictures(of_part, max_pixels):
+                boxes_xyxy = of_part.iloc[places][BOX].to_numpy()
+                read.append(of_part.index.to_numpy()[places])
+                colours.append(histograms(image_rgb, boxes_xyxy))
+                for model in models.values():
+                    model.add(image_rgb, boxes_xyxy)
+                bar.update()
+            read = np.concatenate(read)
+            lost = of_part.drop(read)
+            tables = {
+                "read": pd.DataFrame({"place": read}),
+                "histograms": np.concatenate(colours),
+                **{f"vectors.{name}": model.take() for name, model in models.items()},
+            }
+            return tables, [{"media_id": name, "reason": "not all could be read"} for name in lost.media_id.unique()]
+
+        step.build_parts(len(parts), build)
+    empty = {
+        "histograms": np.zeros((0, DIMENSION), np.float32),
+        **{f"vectors.{name}": np.zeros((0, model.dimension), np.float32) for name, model in models.items()},
+        "read": pd.DataFrame({"place": np.zeros(0, np.int64)}),
+    }
+    step.finish(len(parts), list(empty), empty)
