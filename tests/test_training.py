@@ -85,7 +85,7 @@ EVERYTHING = [
     "embed_train.accumulate=2",
     "embed_train.replay_every=3",
     "embed_train.ema=0.5",
-    "embedders.0.epochs=4",
+    "embedders.0.epochs=8",
 ]
 
 
@@ -96,8 +96,8 @@ EVERYTHING = [
         ("detector", [], 3),
         ("a", [], 1),
         ("a", [], 3),
-        ("a", [*EVERYTHING, "embed_train.snapshots=average"], 2),
-        ("a", [*EVERYTHING, "embed_train.snapshots=concatenate"], 5),
+        ("a", [*EVERYTHING, "embed_train.snapshots=average"], 3),
+        ("a", [*EVERYTHING, "embed_train.snapshots=concatenate"], 7),
     ],
 )
 def test_an_interrupted_run_ends_with_the_undisturbed_weights(

@@ -12,7 +12,7 @@ from PIL import Image
 
 import metric_sub.vectors
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import build_embedder, describe_embedder, load_embedder
+from metric_sub.embedder import build_embedder, describe_embedder, load_embedders
 from metric_sub.judge import main
 from shared.config import dump_config
 from shared.dataset import read_dataset
@@ -35,9 +35,9 @@ def options(tiny_data, tiny_config, tmp_path, monkeypatch):
 
     def load(folder, **chosen):
         loaded.append(folder.name)
-        return load_embedder(folder, **chosen)
+        return load_embedders(folder, **chosen)
 
-    monkeypatch.setattr(metric_sub.vectors, "load_embedder", load)
+    monkeypatch.setattr(metric_sub.vectors, "load_embedders", load)
     arguments = ["--data", str(tiny_data), "--weights", str(weights), "--work", str(tmp_path / "work")]
     return arguments, tmp_path / "work" / "evaluation", loaded
 
@@ -49,7 +49,7 @@ def figures_in(folder):
 def crops_of(data, weights, config, names):
     """(vectors, products) of the video crops of products and of all photo crops, straight from the files."""
     dataset = read_dataset(data)
-    embedder = CropEmbedder([load_embedder(weights / name, flip=config.embed.flip) for name in names], 7)
+    embedder = CropEmbedder([load_embedders(weights / name, flip=config.embed.flip) for name in names], 7)
     products = {"photo": [], "video": []}
     vectors = {}
     for kind in products:

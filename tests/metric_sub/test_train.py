@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import nn
 
+import metric_sub.train
 from metric_sub.batches import Batch
-from metric_sub.embedder import build_embedder
+from metric_sub.embedder import build_embedder, load_embedders, weights_of
 from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
-from metric_sub.train import cycle_ends, learning_rates, set_mode
+from metric_sub.train import cycle_ends, judge, learning_rates, set_mode
 from shared.config import EmbedTrain
+from shared.training import Best, mark_finished
+from shared.weights import read_description
 from tests.conftest import PROJECT
 
 PHASE = {
@@ -107,6 +110,25 @@ def test_the_hardest_batch_survives_a_checkpoint():
         assert given | replayed(after, losses[cut:], start=cut) == {2: 1, 5: 4}
 
 
+@pytest.mark.parametrize(("recalls", "kept"), [([0.4, 0.6], 2), ([0.5, 0.5], 2), ([0.6, 0.4], 1)])
+def test_concatenated_snapshots_are_kept_where_they_are_as_good(tiny_config, tmp_path, monkeypatch, recalls, kept):
+    values = iter(recalls)
+    monkeypatch.setattr(metric_sub.train, "recall_at_1", lambda *given: next(values))
+    model, best = tiny_config.embedders[0], Best(keeps_weights=False)
+    networks = [build_embedder(model, tiny_config.embed, load_pretrained=False) for _ in range(2)]
+    for shown in (networks[1:], networks):
+        judge(shown, tiny_config, model, None, tmp_path, best, 1.0)
+    mark_finished(tmp_path, {})
+    loaded = load_embedders(tmp_path, flip=False)
+    images = torch.rand(2, 3, 64, 64)
+    expected = networks if kept == 2 else networks[1:]
+    assert len(loaded) == kept
+    with torch.inference_mode():
+        for network, embedder in zip(expected, loaded, strict=True):
+            assert torch.equal(embedder.net(images), network(images))
+    assert len(weights_of(read_description(tmp_path))) == (3 if kept == 2 else 1)
+
+
 class Small(nn.Module):
     def __init__(self):
         super().__init__()
@@ -145,6 +167,7 @@ def test_snapshots_are_averaged_and_their_norms_taken_anew():
 SHARED_BATCH = """
 import json, sys, torch
 from accelerate import Accelerator
+import metric_sub.train
 from metric_sub.batches import Batch
 from metric_sub.losses import build_loss
 from metric_sub.train import backward
