@@ -111,8 +111,25 @@ def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> E
             place="metric_sub/pretrained",
         )
     return EmbeddingNet(
-        backbone, backbone.num_features, shape.dimension, shape.gem_p, shape.gem_learned, rule.mean, rule.std
+        backbone, _n_features(backbone, model), shape.dimension, shape.gem_p, shape.gem_learned, rule.mean, rule.std
     )
+
+
+def _n_features(backbone: nn.Module, model: Embedder) -> int:
+    """C of the backbone's (B, C, h, w). Raises UserError where it gives no such map, as transformers do."""
+    try:
+        with torch.inference_mode():
+            features = backbone.eval()(torch.zeros(1, 3, 64, 64))  # (1, C, h, w)
+        found = f"an output of shape {tuple(features.shape)}"
+    except (AssertionError, RuntimeError, ValueError) as error:
+        features, found = None, f"{type(error).__name__} ({error})"
+    backbone.train()
+    if features is None or features.ndim != 4 or features.shape[1] not in (backbone.num_features, backbone.head_hidden_size):
+        raise UserError(
+            f"embedders: {model.name}: backbone {model.backbone!r}: expected a convolutional network that takes crops of any "
+            f"size and gives a map (B, C, h, w), found {found} for a crop of 64 x 64. Name another, such as tf_efficientnet_b5."
+        )
+    return features.shape[1]
 
 
 def _timm_says(model: Embedder) -> timm.models.PretrainedCfg:

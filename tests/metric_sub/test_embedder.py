@@ -130,6 +130,19 @@ def test_an_unknown_backbone_is_refused_with_near_names(model, shape, name, near
     assert near in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto", "ghostnet_050", "resnet10t"])
+def test_other_convolutional_backbones_do(model, shape, name):
+    net = build(changed(model, backbone=name), shape).eval()
+    with torch.inference_mode():
+        assert net(crops(2)).shape == (2, shape.dimension)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
+def test_a_backbone_without_a_map_is_refused(model, shape, name):
+    with pytest.raises(UserError, match=f"backbone '{name}': expected a convolutional network"):
+        build(changed(model, backbone=name), shape)
+
+
 def test_an_unknown_tag_is_refused(model, shape):
     with pytest.raises(UserError, match=r"embedders: a: backbone 'resnet10t\.none'.*tag"):
         build(changed(model, backbone="resnet10t.none"), shape)
