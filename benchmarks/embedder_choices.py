@@ -1,0 +1,135 @@
+"""What each choice of an embedder's training gives: the same model, seed and epochs with one thing changed, and what it costs.
+
+    python -m benchmarks.embedder_choices --config C --data D --work W [--only NAME] [section.key=value ...]
+
+Trains the first of `embedders` as the config has it, then once for each choice below, one after the other; judges each by the labelled
+boxes of every part of the data that was not trained on. Writes <work>/choices.json after each and prints the table. What is
+finished there is reused.
+"""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import metric_sub.judge
+import metric_sub.train
+from shared.cli import config_of, parse_options, run_entry
+from shared.config import Config, dump_config
+from shared.dataset import read_dataset
+from shared.errors import UserError
+from shared.work import write_json, write_whole
+
+log = logging.getLogger("choices")
+
+PHASE = {"augment": "hard", "freeze_backbone": False, "cycles": 1}
+
+
+def choices(config: Config) -> dict[str, dict]:
+    """name -> the config's tree with one choice made otherwise. The first is the config as it is."""
+    train, made = config.embed_train, {}
+
+    def choose(
+        name: str, embed: dict | None = None, model: dict | None = None, loss: dict | None = None, **keys
+    ) -> None:
+        tree = config.model_dump()
+        tree["embedders"] = [tree["embedders"][0] | (model or {})]
+        tree["embed"] |= embed or {}
+        tree["embed_train"] |= keys
+        tree["embed_train"]["loss"] |= loss or {}
+        if tree not in made.values():
+            made[name] = tree
+
+    def augmented(**keys) -> dict:
+        return {name: {**each.model_dump(), **keys} for name, each in train.augment.items()}
+
+    plain = {name: 0.0 for name in next(iter(train.augment.values())).model_dump() if name != "box_jitter"}
+    rate = train.phases[-1].learning_rate
+    views = {**PHASE, "share": 0.25, "task": "views", "augment": train.phases[0].augment, "learning_rate": rate}
+    rest = {**views, "share": 0.75, "task": "products"}
+    annealed = [{**rest, "share": 0.6}, {**rest, "share": 0.4, "cycles": 3}]
+    choose("as configured")
+    choose("one aspect group", embed={"aspect_groups": 1})
+    choose("five aspect groups", embed={"aspect_groups": 5})
+    choose("one scale", scales=[1.0])
+    choose("three scales in turn", scales=[0.75, 1.0, 1.25])
+    choose("no augmentation but the boxes' jitter", augment=augmented(**plain))
+    choose("exact boxes", augment=augmented(box_jitter=0.0))
+    choose("MixUp 0.5", augment=augmented(mixup=0.5, cutmix=0.0))
+    choose("CutMix 0.5", augment=augmented(mixup=0.0, cutmix=0.5))
+    choose("memory of 256 for ArcFace", model={"memory": 256}, loss={"memory_for": "classifier"})
+    choose("multi-similarity added", loss={"pair": "multi_similarity"})
+    choose(
+        "multi-similarity added, memory of 256",
+        model={"memory": 256},
+        loss={"pair": "multi_similarity", "memory_for": "pair"},
+    )
+    choose("sub-centres", loss={"classifier": "subcenter"})
+    choose("margin 0.3", loss={"margin": 0.3})
+    choose("mean pooling", embed={"gem_p": 1.0, "gem_learned": False})
+    choose("GeM, p = 3 frozen", embed={"gem_p": 3.0, "gem_learned": False})
+    choose("a quarter of the epochs as views", phases=[views, rest])
+    choose("three cycles at the end, averaged", phases=annealed, snapshots="average")
+    choose("three cycles at the end, concatenated", phases=annealed, snapshots="concatenate")
+    choose("replay of the hardest of 10", replay_every=10)
+    return made
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parse_options(
+        "Compare choices of an embedder's training.",
+        argv,
+        ("--only", "the base and this choice (again for more; default: all)", {"action": "append"}),
+    )
+    trees = choices(config_of(options))
+    unknown = sorted(set(options.only or []) - set(trees))
+    if unknown:
+        raise UserError(f"--only: expected some of {', '.join(trees)}, found {', '.join(unknown)}.")
+    parts = sorted(set(read_dataset(options.data).media.part) - set(trees["as configured"]["embed_train"]["parts"]))
+    path = options.work / "choices.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.fresh else {}
+    for number, (name, tree) in enumerate(trees.items()):
+        if options.only and name not in ("as configured", *options.only):
+            continue
+        log.info("%s", name)
+        if name not in found or found[name]["config"] != tree:
+            found[name] = {"config": tree, **train_and_judge(options, tree, options.work / f"choice{number}", parts)}
+            write_json(path, found)
+    print(table({name: found[name] for name in trees if name in found}, parts))
+
+
+def train_and_judge(options, tree: dict, folder: Path, parts: list[str]) -> dict:
+    """{seconds, parts: {part: the ensemble's figures}} of the model that a config's tree trains into `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left would spoil the time
+    folder.mkdir(parents=True)
+    config = folder / "config.yaml"
+    text = dump_config(Config.model_validate(tree))
+    write_whole(config, lambda beside: beside.write_text(text, encoding="utf-8"))
+    paths = ["--config", str(config), "--data", str(options.data), "--weights", str(folder / "weights")]
+    started = time.monotonic()
+    metric_sub.train.main([*paths, "--work", str(options.work)])
+    seconds, figures = time.monotonic() - started, {}
+    for part in parts:
+        metric_sub.judge.main([*paths, "--work", str(folder / part), "--part", part])
+        judged = json.loads((folder / part / "evaluation" / "embedders.json").read_text(encoding="utf-8"))
+        figures[part] = judged["ensemble"]
+    return {"seconds": seconds, "parts": figures}
+
+
+def table(found: dict[str, dict], parts: list[str]) -> str:
+    """A row for each choice: recall@1, mAP@R and S1 by part, and the training's time as a multiple of the base's."""
+    head = "".join(f" | {part} recall@1 | mAP@R | S1" for part in parts)
+    lines = [f"| choice{head} | time |", f"|---{'|---' * 3 * len(parts)}|---|"]
+    for name, of in found.items():
+        cells = "".join(
+            f" | {of['parts'][part]['retrieval']['recall_at_1']:.3f} | {of['parts'][part]['retrieval']['mAP_at_R']:.3f} | "
+            f"{of['parts'][part]['matching']['S1']:.3f}"
+            for part in parts
+        )
+        lines.append(f"| {name}{cells} | {of['seconds'] / found['as configured']['seconds']:.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_entry(main)
