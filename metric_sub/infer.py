@@ -16,7 +16,7 @@ from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, save_config
+from shared.config import Config, Match, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
@@ -43,7 +43,10 @@ def main(argv: list[str] | None = None) -> None:
             options.fresh,
         )
         if not match_step.done:
-            matches, votes = match_embeddings(config, steps["photos"], steps["videos"])
+            photos, videos = steps["photos"], steps["videos"]
+            matches, votes = match_boxes(
+                photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match
+            )
             match_step.write({"table": matches, "votes": votes})
         matches = match_step.table("table")
         write_result(build_result(matches), options.work / "result.json")
@@ -128,16 +131,17 @@ def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataF
         )
 
 
-def match_embeddings(config: Config, photos: Step, videos: Step) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The matches and the votes behind them, by the design's rule."""
-    distances, indices = nearest(photos.vectors(), videos.vectors())
-    video_boxes = videos.table("table").rename(columns={"item_id": "video_id"})
-    votes = cast_votes(photos.table("table"), video_boxes, distances, indices)
+def match_boxes(
+    photos: pd.DataFrame, photo_vectors: np.ndarray, videos: pd.DataFrame, video_vectors: np.ndarray, match: Match
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The matches and the votes behind them, by the design's rule. Row i of a table of boxes belongs to row i of its vectors."""
+    distances, indices = nearest(photo_vectors, video_vectors)
+    votes = cast_votes(photos, videos.rename(columns={"item_id": "video_id"}), distances, indices)
     return match_items(
         votes,
-        keep_quantile=config.match.keep_quantile,
-        min_share=config.match.min_share,
-        max_distance=config.match.max_distance,
+        keep_quantile=match.keep_quantile,
+        min_share=match.min_share,
+        max_distance=match.max_distance,
     )
 
 

@@ -31,9 +31,7 @@ from shared.work import locked, write_json, write_whole
 log = logging.getLogger("evaluate")
 
 CONFUSIONS = 24  # on the sheet, at most
-NO_CUT_OFF = (
-    2.0  # the largest distance between unit vectors; match.max_distance is meant for embeddings, not for histograms
-)
+NO_CUT_OFF = 2.0  # the largest distance between unit vectors: match.max_distance is meant for embeddings alone
 
 
 @dataclass(frozen=True)

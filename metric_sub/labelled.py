@@ -6,10 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from metric_sub.infer import match_boxes
 from metric_sub.result import build_result, check_result
 from metric_sub.score import NO_KIND, Truth, score_result
-from metric_sub.search import nearest
-from metric_sub.vote import cast_votes, match_items
 from shared.config import FrameList, Match, Score
 from shared.media import MediaError, read_frames, read_photo
 from shared.tables import Dataset
@@ -62,8 +61,6 @@ def match_and_score(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, 
     boxes (N rows) as `labelled_boxes` gives them, row i belonging to row i of vectors (N, D) float32.
     """
     of_photo = (boxes.kind == "photo").to_numpy()
-    photos, videos = boxes[of_photo], boxes[~of_photo].rename(columns={"item_id": "video_id"})
-    votes = cast_votes(photos, videos, *nearest(vectors[of_photo], vectors[~of_photo]))
-    matches, _ = match_items(votes, **match.model_dump())
+    matches, _ = match_boxes(boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo], match)
     truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
     return score_result(check_result(build_result(matches)), truth, **score.model_dump())
