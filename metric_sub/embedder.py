@@ -124,7 +124,11 @@ def _n_features(backbone: nn.Module, model: Embedder) -> int:
     except (AssertionError, RuntimeError, ValueError) as error:
         features, found = None, f"{type(error).__name__} ({error})"
     backbone.train()
-    if features is None or features.ndim != 4 or features.shape[1] not in (backbone.num_features, backbone.head_hidden_size):
+    if (
+        features is None
+        or features.ndim != 4
+        or features.shape[1] not in (backbone.num_features, backbone.head_hidden_size)
+    ):
         raise UserError(
             f"embedders: {model.name}: backbone {model.backbone!r}: expected a convolutional network that takes crops of any "
             f"size and gives a map (B, C, h, w), found {found} for a crop of 64 x 64. Name another, such as tf_efficientnet_b5."
