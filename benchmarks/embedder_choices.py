@@ -56,6 +56,7 @@ def choices(config: Config) -> dict[str, dict]:
     choose("three scales in turn", scales=[0.75, 1.0, 1.25])
     choose("no augmentation but the boxes' jitter", augment=augmented(**plain))
     choose("exact boxes", augment=augmented(box_jitter=0.0))
+    choose("no colour shift, no grey", augment=augmented(channel_shift=0.0, grey=0.0))
     choose("MixUp 0.5", augment=augmented(mixup=0.5, cutmix=0.0))
     choose("CutMix 0.5", augment=augmented(mixup=0.0, cutmix=0.5))
     choose("memory of 256 for ArcFace", model={"memory": 256}, loss={"memory_for": "classifier"})
