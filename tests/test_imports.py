@@ -23,6 +23,7 @@ TRAINING_MODULES = {
     "augment",
     "losses",
     "training_crops",
+    "preview",
 }
 TRAINING_LIBRARIES = (
     "accelerate",

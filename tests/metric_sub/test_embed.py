@@ -11,7 +11,7 @@ from metric_sub.crops import CropRule
 from metric_sub.embed import CropEmbedder, embed_crops, join_vectors
 from metric_sub.embedder import TrainedEmbedder, build_embedder
 
-RULE = CropRule(32, 0.0, (0.5, 1.0, 2.0))
+RULE = CropRule(32, 0.0, (0.5, 1.0, 2.0), "bilinear")
 
 
 @given(st.integers(0, 1000), st.lists(st.integers(2, 9), min_size=1, max_size=4))
@@ -132,7 +132,7 @@ def test_several_real_models_side_by_side(tiny_config):
     trained = [
         TrainedEmbedder(
             build_embedder(model, tiny_config.embed, load_pretrained=False).eval(),
-            CropRule(size, 0.0, (0.5, 1.0, 2.0)),
+            CropRule(size, 0.0, (0.5, 1.0, 2.0), "bilinear"),
             flip,
         )
         for model, size, flip in zip(tiny_config.embedders, (64, 48), (True, False), strict=True)

@@ -79,6 +79,6 @@ def test_crops_are_cut_at_their_boxes(tmp_path):
         write_jpeg(tmp_path / f"{k}.jpg", image)
         rows.append((product, kind, str(tmp_path / f"{k}.jpg"), 6.0, 11.0, 34.0, 39.0))
     crops = pd.DataFrame(rows, columns=["product", "kind", "crop", "x1", "y1", "x2", "y2"])
-    embedder = TrainedEmbedder(MeanColour().eval(), CropRule(32, 0.0, (0.5, 1.0, 2.0)), False)
+    embedder = TrainedEmbedder(MeanColour().eval(), CropRule(32, 0.0, (0.5, 1.0, 2.0), "bilinear"), False)
     assert recall_at_1(embedder, crops, 2, 10**6) == pytest.approx(2 / 3)
     assert recall_at_1(embedder, crops.iloc[:0], 2, 10**6) == 0.0
