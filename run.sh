@@ -17,6 +17,7 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   setup           make .venv and install the locked requirements (every verb does it when it is due)
   sample          draw a data set:                 sample DIR [--items 40] [--seed 0]
   check           look through a data set:         check --data DIR
+  preview         draw augmented crops:            preview --config FILE --data DIR [--out FILE.png]
   train           train detector and embedders:    train --config FILE --data DIR --work DIR
   infer           match items and videos:          infer --data DIR --work DIR > result.json
   score           judge a result by annotations:   score --data DIR --result FILE
@@ -49,6 +50,7 @@ help_of() {
         sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 1]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
         check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is." ;;
         train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options"; echo "$stage_options"; echo "PROCESSES=N trains in N processes, each on a GPU of its own or all on the CPU; they share every batch." ;;
+        preview) echo "usage: bash run.sh preview [options] [--out FILE.png] [section.key=value ...]"; echo "Draws crops of some products as the first embedder would train on them, for each augmentation that a phase uses, and whole batches; prints the sheet's path (default: <work>/preview.png). Needs annotations, no weights."; echo "$common_options" ;;
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "With --stage detect it leaves <work>/detections and prints nothing."; echo "$common_options"; echo "$stage_options" ;;
         evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > figures.json"; echo "Judges the models by labelled pictures; all is in <work>/evaluation."; echo "The detector: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms."; echo "The embedders: recall@1, 5, 10 and mAP@R of video crops against photo crops, by kind of item, and S1, S2, S3 on the labelled boxes, each beside the colour histogram's; a cut-off; the worst confusions."; echo "Prints the figures of one stage, or both as {\"detector\": ..., \"embedders\": ...}."; echo "$common_options"
             echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose the detector's thresholds for (default: 0.9)"; echo "  --stage detect|match judge the detector alone, or the embedders" ;;
@@ -203,7 +205,7 @@ demo() {
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|train|infer|score|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
+    setup|sample|check|preview|train|infer|score|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac
@@ -219,6 +221,7 @@ case "$verb" in
     setup) ;;
     sample) "$python" -m sample "$@" ;;
     check) "$python" -m shared.check "$@" ;;
+    preview) "$python" -m metric_sub.preview "$@" ;;
     report) "$python" -m metric_sub.report "$@" ;;
     import-weights) "$python" -m bbox_sub.import_weights "$@" ;;
     export-weights) "$python" -m bbox_sub.export_weights "$@" ;;

@@ -52,6 +52,7 @@ class EmbedderBatches(TorchDataset):
         self._places = slice(process_index, None, n_processes)
         self._crops = crops.crop.tolist()
         self._boxes = crops[["x1", "y1", "x2", "y2"]].to_numpy("float32")
+        self._media = pd.factorize(crops.media_id)[0]
         self._is_photo = (crops.kind == "photo").to_numpy()
         is_product = (crops["product"] > 0).to_numpy()
         self.classes = np.full(len(crops), -1, np.int64)
@@ -112,7 +113,7 @@ class EmbedderBatches(TorchDataset):
 
     def _choose(self, step: int, rng: np.random.Generator) -> np.ndarray:
         if self.phase_of(step).task == "views":
-            return choose_views(rng, self._groups, self._model.batch_size)
+            return choose_views(rng, self._media, self._groups, self._model.batch_size)
         shown = np.flatnonzero(self.classes >= 0)
         chosen = choose_rows(
             rng,
@@ -175,10 +176,17 @@ def choose_rows(
     return batch
 
 
-def choose_views(rng: np.random.Generator, groups: np.ndarray, batch_size: int) -> np.ndarray:
+def choose_views(rng: np.random.Generator, media: np.ndarray, groups: np.ndarray, batch_size: int) -> np.ndarray:
     """Rows (batch_size,) of one batch, all from one group, drawn in proportion to the groups' sizes: batch_size / 2 different
-    ones where the group has them, then the same once more."""
+    ones where the group has them, then the same once more.
+
+    They are of different `media` (N,), photos or videos, while there are such: frames of one video show one thing many times,
+    which could not be told apart.
+    """
     rows = rng.permutation(np.flatnonzero(groups == rng.choice(groups)))
+    of_media = pd.Series(media[rows])
+    turn = of_media.groupby(of_media).cumcount().to_numpy()
+    rows = rows[np.argsort(turn, kind="stable")]
     return np.tile(np.resize(rows, batch_size // 2), 2)
 
 

@@ -103,7 +103,8 @@ def prepare(
     train_crops, validation_crops = (
         crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts
     )
-    if train_crops.empty:
+    validation_crops = validation_crops[validation_crops["product"] > 0]  # the others serve as views alone
+    if not (train_crops["product"] > 0).any():
         raise UserError(
             f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
         )

@@ -30,11 +30,13 @@ SECTIONS = {
 
 
 def plain(annotation: Any) -> Any:
-    """A Section class, [what a list holds], or None: what an annotation of a config key comes to."""
+    """A Section class, [what a list holds], {str: what a mapping holds}, or None: what an annotation of a config key comes to."""
     if get_origin(annotation) is Annotated:
         return plain(get_args(annotation)[0])
     if get_origin(annotation) is list:
         return [plain(get_args(annotation)[0])]
+    if get_origin(annotation) is dict:
+        return {str: plain(get_args(annotation)[1])}
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
@@ -57,7 +59,8 @@ class Reader(ast.NodeVisitor):
         self._kinds: dict[str, Any] = {}  # of names, `self.x` included
 
     def kind(self, node: ast.expr) -> Any:
-        """The section that an expression is, [section] for a list of them, (kinds) for a tuple, None for all else."""
+        """The section that an expression is, [section] for a list of them, {str: section} for a mapping to them, (kinds) for a
+        tuple, None for all else."""
         match node:
             case ast.Name():
                 return self._kinds.get(node.id)
@@ -68,6 +71,8 @@ class Reader(ast.NodeVisitor):
                 return self._kinds.get(ast.unparse(node))
             case ast.Subscript():
                 base = self.kind(node.value)
+                if isinstance(base, dict):
+                    return base[str]
                 return base[0] if isinstance(base, list) and not isinstance(node.slice, ast.Slice) else base
             case ast.ListComp():
                 outside = dict(self._kinds)
@@ -89,6 +94,11 @@ class Reader(ast.NodeVisitor):
                 return SECTIONS.get(name)
             case ast.Call(func=ast.Attribute(value=base, attr="model_copy")):
                 return self.kind(base)
+            case ast.Call(func=ast.Attribute(value=base, attr="values" | "items" as attribute)):
+                if isinstance(kind := self.kind(base), dict):
+                    return [kind[str] if attribute == "values" else (None, kind[str])]
+            case ast.Call(func=ast.Attribute(attr=name)):  # a method, by what its name promises
+                return self._gives.get(name)
         return None
 
     def bind(self, target: ast.expr, kind: Any) -> None:
@@ -184,9 +194,12 @@ def sources():
 
 
 def keys_of(tree: Any, section: Any, place: str = "") -> dict[str, tuple[type, str]]:
-    """Every key of a config's plain tree with the section and the name that it has there; list items share their keys."""
+    """Every key of a config's plain tree with the section and the name that it has there; list items share their keys, what
+    is in a mapping has its name before them."""
     if isinstance(section, list):
         return {key: use for each in tree for key, use in keys_of(each, section[0], place).items()}
+    if isinstance(section, dict):
+        return {key: use for name in tree for key, use in keys_of(tree[name], section[str], f"{place}{name}.").items()}
     if section is None:  # a value, or a mapping of the user's own
         return {}
     found = {}
@@ -217,7 +230,7 @@ def test_every_key_that_the_config_knows_is_in_the_full_recipe():
     ("file", "lost"),
     [
         ("metric_sub/infer.py", {"match.keep_quantile", "match.min_share"}),
-        ("metric_sub/augment.py", {"embed_train.augment.jpeg", "embed_train.augment.cutout"}),
+        ("metric_sub/augment.py", {"embed_train.augment.hard.jpeg", "embed_train.augment.hard.cutout"}),
         (
             "bbox_sub/train.py",
             {"detector_train.clip_gradient", "detector_train.phases.start", "detector_train.warmup_iterations"},
@@ -266,6 +279,11 @@ def test_each_single_read_of_a_key_counts(sources):
             {"FrameList.start", "FrameList.stop", "FrameList.step"},
         ),
         ("def f(c: Config):\n    c.match.model_dump()", {"Config.match"}),  # saved, not acted on
+        ("def f(e: EmbedTrain):\n    e.augment['x'].jpeg", {"EmbedTrain.augment", "Augment.jpeg"}),
+        ("def f(e: EmbedTrain):\n    max(a.jpeg for a in e.augment.values())", {"EmbedTrain.augment", "Augment.jpeg"}),
+        ("def f(e: EmbedTrain):\n    for n, a in e.augment.items(): a.jpeg", {"EmbedTrain.augment", "Augment.jpeg"}),
+        ("def f(e: EmbedTrain):\n    e.augment.keys()", {"EmbedTrain.augment"}),
+        ("class B:\n  def of(self) -> EmbedPhase: ...\ndef f(b):\n    p = b.of()\n    p.task", {"EmbedPhase.task"}),
     ],
 )
 def test_reads_are_found_by_what_a_name_is(code, read):

@@ -25,6 +25,7 @@ TRAINING_MODULES = {
     "replay",
     "snapshots",
     "training_crops",
+    "preview",
 }
 TRAINING_LIBRARIES = (
     "accelerate",

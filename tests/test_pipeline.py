@@ -27,6 +27,7 @@ VERBS = [
     "setup",
     "sample",
     "check",
+    "preview",
     "train",
     "infer",
     "score",

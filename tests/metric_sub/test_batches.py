@@ -36,7 +36,7 @@ def test_a_batch_never_mixes_groups(table, batch_size, per_product, seed):
     classes, groups, is_photo = columns(table)
     rows = chosen(seed, classes, is_photo, groups, batch_size, per_product)
     assert rows.shape == (batch_size,) and len(set(groups[rows])) == 1
-    views = choose_views(np.random.default_rng(seed), groups, 2 * batch_size)
+    views = choose_views(np.random.default_rng(seed), classes, groups, 2 * batch_size)
     assert views.shape == (2 * batch_size,) and len(set(groups[views])) == 1
 
 
@@ -129,7 +129,7 @@ def test_a_batch_has_several_rows_of_a_product():
 def test_groups_are_drawn_in_proportion_to_their_sizes():
     groups = np.repeat([0, 1], [30, 10])
     first = [chosen(seed, np.arange(40), np.zeros(40, bool), groups, 1, 4)[0] for seed in range(1000)]
-    views = [choose_views(np.random.default_rng(seed), groups, 2)[0] for seed in range(1000)]
+    views = [choose_views(np.random.default_rng(seed), np.arange(40), groups, 2)[0] for seed in range(1000)]
     assert np.mean(groups[first] == 0) == pytest.approx(0.75, abs=0.05)
     assert np.mean(groups[views] == 0) == pytest.approx(0.75, abs=0.05)
 
@@ -141,10 +141,12 @@ def test_every_row_comes_in_time():
 
 @given(rows_of_tables, st.integers(1, 40), seeds)
 def test_views_are_of_different_crops_where_there_are_enough(table, n_crops, seed):
-    _, groups, _ = columns(table)
-    rows = choose_views(np.random.default_rng(seed), groups, 2 * n_crops)
+    media, groups, _ = columns(table)
+    rows = choose_views(np.random.default_rng(seed), media, groups, 2 * n_crops)
     assert rows[:n_crops].tolist() == rows[n_crops:].tolist()
-    assert len(set(rows.tolist())) == min(n_crops, int((groups == groups[rows[0]]).sum()))
+    there = groups == groups[rows[0]]
+    assert len(set(rows.tolist())) == min(n_crops, int(there.sum()))
+    assert len(set(media[rows])) == min(n_crops, len(set(media[there])))  # and of different media
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6), st.integers(1, 500))
@@ -198,7 +200,7 @@ def changed(config, *phases, augment=None, **keys):
     return Config.model_validate(tree | {"embed_train": train | keys})
 
 
-COLUMNS = ["product", "kind", "crop", "x1", "y1", "x2", "y2"]
+COLUMNS = ["media_id", "product", "kind", "crop", "x1", "y1", "x2", "y2"]
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def crops(tmp_path):
         grey = 40 * (k % 5) + 20 if k < 30 else 220 + 5 * (k - 30)
         write_jpeg(tmp_path / f"{k}.jpg", np.full((height, width, 3), grey, np.uint8))
         product, kind = 100 + 10 * (k % 5) if k < 30 else 0, "photo" if k % 6 == 0 else "video"
-        rows.append((product, kind, str(tmp_path / f"{k}.jpg"), 2.0, 2.0, width - 2.0, height - 2.0))
+        rows.append((f"m{k}", product, kind, str(tmp_path / f"{k}.jpg"), 2.0, 2.0, width - 2.0, height - 2.0))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -359,7 +361,7 @@ def test_few_crops_still_make_a_step(crops, tiny_config):
 
 def test_every_crop_has_a_jitter_of_its_own(tmp_path, tiny_config):
     write_jpeg(tmp_path / "ramp.jpg", np.tile(np.arange(96, dtype=np.uint8)[None, :, None] * 2, (96, 1, 3)))
-    crops = pd.DataFrame([(7, "photo", str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4, columns=COLUMNS)
+    crops = pd.DataFrame([("m", 7, "photo", str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4, columns=COLUMNS)
     means = {
         share: greys(
             EmbedderBatches(

@@ -77,7 +77,13 @@ def test_frames_include_the_stop():
             "detector_train.phases.0.iteration",
             "iterations",
         ),
-        (lambda tree: tree["embed_train"]["augment"].update(affin=0.5), "embed_train.augment.affin", "affine"),
+        (
+            lambda tree: tree["embed_train"]["augment"]["hard"].update(affin=0.5),
+            "embed_train.augment.hard.affin",
+            "affine",
+        ),
+        (lambda tree: tree["embed_train"]["phases"][0].update(cycle=2), "embed_train.phases.0.cycle", "cycles"),
+        (lambda tree: tree["embed_train"]["loss"].update(centres=2), "embed_train.loss.centres", "centers"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path, change, key, near):
@@ -99,7 +105,7 @@ def test_an_unknown_key_that_is_near_to_none_is_told_what_there_is(tmp_path):
         (lambda tree: tree.pop("score"), "score"),
         (lambda tree: tree["match"].pop("min_share"), "match.min_share"),
         (lambda tree: tree["embedders"][0].pop("memory"), "embedders.0.memory"),
-        (lambda tree: tree["embed_train"]["augment"].pop("jpeg"), "embed_train.augment.jpeg"),
+        (lambda tree: tree["embed_train"]["augment"]["hard"].pop("jpeg"), "embed_train.augment.hard.jpeg"),
     ],
 )
 def test_a_missing_key_is_named(tmp_path, change, key):
@@ -141,10 +147,64 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("detector_train.phases.1.start=", "detector_train.phases.1.start"),
         ("detector_train.phases.2.batch_size=0", "detector_train.phases.2.batch_size"),
         ("detector_train.keep_checkpoints=0", "detector_train.keep_checkpoints"),
+        ("embed_train.phases.0.share=0.9", "phases: expected shares that add up to 1, found [0.9]"),
+        ("embed_train.phases.0.share=0", "embed_train.phases.0.share"),
+        ("embed_train.phases.0.augment=heavy", "phases.0.augment: expected one of hard, found 'heavy'"),
+        ("embed_train.phases.0.task=pairs", "embed_train.phases.0.task"),
+        ("embed_train.phases.0.cycles=0", "embed_train.phases.0.cycles"),
+        ("embed_train.phases=[]", "embed_train.phases"),
+        ("embed_train.augment.hard.mixup=1.1", "embed_train.augment.hard.mixup"),
+        ("embed_train.augment.hard=0.5", "embed_train.augment.hard"),
+        ("embed_train.loss.classifier=none", "expected a classifier, or a pair loss"),
+        ("embed_train.snapshots=first", "embed_train.snapshots"),
+        ("embed.mean=[0.5, 0.5]", "embed.mean"),
+        ("embed.interpolation=nearest", "embed.interpolation"),
+        ("embedders.0.input_size=0", "embedders.0.input_size"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_its_key(override, key):
     assert key in message_of(FULL, [override])
+
+
+def test_a_batch_is_mixed_in_one_way_at_most():
+    overrides = ["embed_train.augment.hard.mixup=0.7", "embed_train.augment.hard.cutmix=0.4"]
+    message = message_of(FULL, overrides)
+    assert "embed_train.augment.hard" in message and "expected mixup + cutmix of 1 or less, found 0.7 + 0.4" in message
+    mixed = load_config(FULL, [overrides[0], "embed_train.augment.hard.cutmix=0.3"]).embed_train.augment["hard"]
+    assert mixed.mixup + mixed.cutmix == 1
+
+
+def test_views_are_not_mixed():
+    views = "embed_train.phases.0.task=views"
+    assert load_config(FULL, [views]).embed_train.phases[0].task == "views"
+    for key in ("mixup", "cutmix"):
+        message = message_of(FULL, [views, f"embed_train.augment.hard.{key}=0.2"])
+        assert "phases.0.augment: views of a crop cannot be mixed" in message and "'hard'" in message
+
+
+def test_phases_take_augmentations_by_name(tmp_path):
+    def change(tree):
+        train = tree["embed_train"]
+        train["augment"]["light"] = train["augment"]["hard"] | {"grey": 0.0}
+        train["phases"] = [
+            train["phases"][0] | {"share": share, "augment": name}
+            for share, name in ((0.1, "light"), (0.7, "hard"), (0.2, "light"))
+        ]
+
+    config = load_config(changed(tmp_path, change))
+    names = [phase.augment for phase in config.embed_train.phases]
+    assert names == ["light", "hard", "light"] and config.embed_train.augment["light"].grey == 0
+    message = message_of(changed(tmp_path, change), ["embed_train.phases.1.augment=lite"])
+    assert "phases.1.augment: expected one of hard, light, found 'lite'" in message
+    assert "did you mean 'light'?" in message_of(changed(tmp_path, change), ["embed_train.augment.ligth.grey=0"])
+
+
+def test_an_unknown_key_in_a_named_augmentation_is_told_the_nearest(tmp_path):
+    def change(tree):
+        tree["embed_train"]["augment"]["scale"] = tree["embed_train"]["augment"]["hard"] | {"gray": 0.1}
+
+    message = message_of(changed(tmp_path, change))  # the name of an augmentation may be that of a key elsewhere
+    assert "unknown key 'embed_train.augment.scale.gray'; did you mean 'grey'?" in message
 
 
 def test_models_must_have_names_of_their_own():
