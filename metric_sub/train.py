@@ -122,7 +122,8 @@ def learning_rates(settings: EmbedTrain, phase_begins: list[int]) -> list[float]
     Cosines that start again from the full rate are Loshchilov and Hutter's warm restarts (2017).
     """
     rates = []
-    for phase, first, end in zip(settings.phases, phase_begins, phase_begins[1:], strict=False):
+    for number, phase in enumerate(settings.phases):
+        first, end = phase_begins[number : number + 2]
         n_warmup = round(settings.warmup * (end - first))
         begins = [first, *cycle_ends(first, end, phase.cycles)]
         for begin, cycle_end in zip(begins, begins[1:], strict=False):

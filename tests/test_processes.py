@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import bbox_sub.train
+from metric_sub.embedder import load_embedders
 from shared.config import Config, dump_config
 from shared.errors import UserError
 from shared.work import locked
@@ -113,3 +114,24 @@ def test_batch_norms_in_several_processes_are_told(tiny_config, caplog):
     network = bbox_sub.train.training_network(tiny_config.model_copy(update={"detector": frozen}))
     bbox_sub.train.warn_of_batch_norm(network, 2)
     assert not caplog.text
+
+
+def test_embedders_train_in_two_processes(options, tmp_path):
+    """With a frozen phase, accumulation and replays, which touch what the processes exchange."""
+    phase = "task: products, augment: hard, learning_rate: 0.01, cycles: 1"
+    more = [
+        f"embed_train.phases=[{{share: 0.5, freeze_backbone: true, {phase}}}, {{share: 0.5, freeze_backbone: false, {phase}}}]",
+        "embed_train.accumulate=2",
+        "embed_train.replay_every=3",
+        "embedders.0.epochs=4",
+        "embedders.0.memory=6",
+    ]
+    ended = run("bash", PROJECT / "run.sh", "train", "--stage", "match", *options("work"), *more)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("embedder: a: phase 2 of 2") == 1
+    for name, n_steps in (("a", 8), ("b", 2)):
+        folder = tmp_path / "work" / "weights" / name
+        assert len(losses_of(folder)) == n_steps and all(0 < row["loss"] < 100 for row in losses_of(folder))
+        assert len(load_embedders(folder, flip=False)) == 1
+    again = run("bash", PROJECT / "run.sh", "train", "--stage", "match", *options("work"), *more)
+    assert again.returncode == 0 and again.stderr.count("reused, it was trained with this config") == 2
