@@ -1,6 +1,7 @@
 """The batches that an embedder trains on: one aspect group and one scale per batch, several crops per product."""
 
 from bisect import bisect_right
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from shared.boxes import expand_boxes
 from shared.config import Config, Embedder, EmbedPhase
 from shared.errors import UserError
 from shared.frames import read_picture
+
+SWAPS = list(permutations(range(3)))  # of the colour channels; the first leaves them as they are
+COLOURFUL = 30  # a product's median chroma (of 255) from which a swap makes another colour of it
 
 
 class Batch(NamedTuple):
@@ -36,7 +40,9 @@ class EmbedderBatches(TorchDataset):
     on; MixUp and CutMix mix within a process, with one share for all.
 
     In phases with task `products` classes are those of `classes` (N,), which numbers the products of the table's rows from 0
-    (-1: a distractor, which is never shown there). In phases with task `views` each batch has half its size of crops of any
+    (-1: a distractor, which is never shown there). With `recolour`, each batch shows that share of its colourful products with
+    their colour channels swapped: class n * k + c is product c of n by the k-th swap. So the network must tell recoloured
+    products apart, and has more of them to learn from. In phases with task `views` each batch has half its size of crops of any
     kind, twice, and classes number the crops: equal ones are views of one crop, and both are in one process.
 
     `crops` is a table as `cut_training_crops` gives it. Raises UserError where batches cannot be shared evenly.
@@ -57,7 +63,9 @@ class EmbedderBatches(TorchDataset):
         is_product = (crops["product"] > 0).to_numpy()
         self.classes = np.full(len(crops), -1, np.int64)
         self.classes[is_product], products = pd.factorize(crops["product"][is_product], sort=True)
-        self.n_classes = len(products)
+        self._n_products = len(products)
+        chroma = crops.chroma[is_product].groupby(self.classes[is_product]).median()  # by class
+        self._colourful = (chroma > COLOURFUL).to_numpy()
         self._rule = InputRule.of(model, config.embed).crop_rule(config.embed)
         self._groups = self._rule.groups_of(expand_boxes(self._boxes, self._rule.margin))
         self._augmentations = {
@@ -66,6 +74,10 @@ class EmbedderBatches(TorchDataset):
         self.phase_begins = begins_of(
             [phase.share for phase in self._train.phases], model.epochs * self.steps_per_epoch
         )
+
+    @property
+    def n_classes(self) -> int:
+        return self._n_products * (len(SWAPS) if self._train.recolour else 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,11 +97,20 @@ class EmbedderBatches(TorchDataset):
         phase = self.phase_of(step)
         rng = np.random.default_rng([self._model.seed, step])
         rows = self._choose(step, rng)
-        classes = self.classes[rows] if phase.task == "products" else np.unique(rows, return_inverse=True)[1]
+        if phase.task == "products":
+            classes = self.classes[rows]
+            swaps = self._swaps_of_products(rng)[classes]
+            classes = classes + self._n_products * swaps
+        else:
+            classes, swaps = np.unique(rows, return_inverse=True)[1], np.zeros(len(rows), np.int64)
         size_hw = self._rule.size_of(self._groups[rows[0]], self._train.scales[step % len(self._train.scales)])
         images = [
             self.augmented(
-                rows[place], size_hw, phase.augment, np.random.default_rng([self._model.seed, step, 1 + place])
+                rows[place],
+                size_hw,
+                phase.augment,
+                SWAPS[swaps[place]],
+                np.random.default_rng([self._model.seed, step, 1 + place]),
             )
             for place in range(len(rows))[self._places]
         ]
@@ -102,14 +123,29 @@ class EmbedderBatches(TorchDataset):
             )
         )
 
-    def augmented(self, row: int, size_hw: tuple[int, int], augment: str, rng: np.random.Generator) -> Tensor:
-        """A row's crop, its box jittered, as the augmentation of that name leaves it: (3, h, w) float32 of 0..1."""
+    def _swaps_of_products(self, rng: np.random.Generator) -> np.ndarray:
+        """(n products,): which of SWAPS each would be shown with in one batch."""
+        if not self._train.recolour:
+            return np.zeros(self._n_products, np.int64)
+        recoloured = self._colourful & (rng.random(self._n_products) < self._train.recolour)
+        return np.where(recoloured, rng.integers(1, len(SWAPS), self._n_products), 0)
+
+    def augmented(
+        self,
+        row: int,
+        size_hw: tuple[int, int],
+        augment: str,
+        channels: tuple[int, int, int],
+        rng: np.random.Generator,
+    ) -> Tensor:
+        """A row's crop, its box jittered, its colour channels in the order of `channels`, as the augmentation of that name
+        leaves it: (3, h, w) float32 of 0..1."""
         settings = self._train.augment[augment]
         picture = read_picture(self._crops[row], self._config.data.max_pixels)
         box = jitter_box(expand_boxes(self._boxes[row], self._rule.margin)[0], settings.box_jitter, rng)
         crop = cut_crop(picture, box, size_hw, self._rule.interpolation)  # (h, w, 3)
         torch.default_generator.manual_seed(int(rng.integers(2**63)))  # the augmentation draws from torch
-        return self._augmentations[augment](torch.from_numpy(crop).permute(2, 0, 1))
+        return self._augmentations[augment](torch.from_numpy(crop[..., channels]).permute(2, 0, 1))
 
     def _choose(self, step: int, rng: np.random.Generator) -> np.ndarray:
         if self.phase_of(step).task == "views":

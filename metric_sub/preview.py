@@ -120,7 +120,7 @@ def _augmented_strip(
     plain, groups = crops_of_boxes(read_picture(crop.crop, max_pixels), [crop[["x1", "y1", "x2", "y2"]]], rule)
     size_hw = rule.size_of(groups[0])
     augmented = [
-        _pixels(batches.augmented(row, size_hw, name, np.random.default_rng([row, number])))
+        _pixels(batches.augmented(row, size_hw, name, (0, 1, 2), np.random.default_rng([row, number])))
         for number in range(_n_beside(size_hw, SIDE) - 1)
     ]
     place = "photo" if crop.kind == "photo" else f"frame {crop.frame_index}"

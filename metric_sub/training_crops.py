@@ -17,7 +17,7 @@ from shared.tables import Dataset
 from shared.work import Step, chunks, table_fingerprint
 
 PICTURES_PER_PART = 200
-COLUMNS = ["media_id", "kind", "frame_index", "product", "product_id", "crop", "x1", "y1", "x2", "y2"]
+COLUMNS = ["media_id", "kind", "frame_index", "product", "product_id", "crop", "x1", "y1", "x2", "y2", "chroma"]
 
 
 def products_of(dataset: Dataset, config: Config) -> pd.DataFrame:
@@ -106,9 +106,17 @@ def _cut(
                 crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             name = str(place / f"{len(rows):05d}.jpg")
             write_jpeg(folder / name, crop)
+            chroma = _chroma(image_rgb, box[0])
             inside = (box[0] - [left, top, left, top]) * scale
-            rows.append(
-                (row.media_id, row.kind, row.frame_index, row.product, row.product_id, name, *inside.astype(np.float32))
-            )
+            key = (row.media_id, row.kind, row.frame_index, row.product, row.product_id)
+            rows.append((*key, name, *inside.astype(np.float32), chroma))
         bar.update()
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _chroma(image_rgb: np.ndarray, box_xyxy: np.ndarray) -> np.float32:
+    """How colourful the middle of a box is: the mean difference, 0..255, between its pixels' strongest and weakest channel."""
+    x1, y1, x2, y2 = box_xyxy
+    left, top = int((3 * x1 + x2) / 4), int((3 * y1 + y2) / 4)
+    right, bottom = max(left + 1, int((x1 + 3 * x2) / 4)), max(top + 1, int((y1 + 3 * y2) / 4))
+    return np.ptp(image_rgb[top:bottom, left:right], axis=2).mean(dtype=np.float32)

@@ -211,6 +211,7 @@ class EmbedTrain(Section):
     parts: Annotated[list[str], Field(min_length=1)]
     frames: FrameList  # labelled frames with other indices are left out
     per_product: Count  # crops of one product in a batch, where it has them
+    recolour: Share  # of a batch's colourful products: come with swapped colour channels, as products of their own
     scales: Annotated[list[Positive], Field(min_length=1)]  # of input_size, in turn from batch to batch
     phases: Annotated[list[EmbedPhase], Field(min_length=1)]  # each with warm-up, optimiser and average of its own
     snapshots: Literal["last", "average", "concatenate"]  # what becomes of the last phase's snapshots, one per cycle

@@ -1,5 +1,6 @@
 """Training batches: one aspect group each, products balanced, phases in turn, and nothing but seed and step decides."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -200,7 +201,7 @@ def changed(config, *phases, augment=None, **keys):
     return Config.model_validate(tree | {"embed_train": train | keys})
 
 
-COLUMNS = ["media_id", "product", "kind", "crop", "x1", "y1", "x2", "y2"]
+COLUMNS = ["media_id", "product", "kind", "crop", "x1", "y1", "x2", "y2", "chroma"]
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def crops(tmp_path):
         grey = 40 * (k % 5) + 20 if k < 30 else 220 + 5 * (k - 30)
         write_jpeg(tmp_path / f"{k}.jpg", np.full((height, width, 3), grey, np.uint8))
         product, kind = 100 + 10 * (k % 5) if k < 30 else 0, "photo" if k % 6 == 0 else "video"
-        rows.append((f"m{k}", product, kind, str(tmp_path / f"{k}.jpg"), 2.0, 2.0, width - 2.0, height - 2.0))
+        rows.append((f"m{k}", product, kind, str(tmp_path / f"{k}.jpg"), 2.0, 2.0, width - 2.0, height - 2.0, 0.0))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -354,6 +355,38 @@ def test_mixed_batches_tell_both_classes_and_the_share(crops, tiny_config):
     assert 0.2 < n_mixed / len(whole) < 0.8
 
 
+def colour_in(image):
+    """The mean of each channel, in steps of 10 of 255."""
+    return (image.mean(dim=(1, 2)) * 25.5).round().int().tolist()
+
+
+def test_recoloured_products_are_products_of_their_own(tmp_path, tiny_config):
+    """Two colourful products and a grey one: which class stands for which order of the channels."""
+    colours, rows = {100: (200, 100, 20), 110: (30, 180, 90), 120: (130, 120, 122)}, []
+    for k in range(12):
+        product = [100, 110, 120][k % 3]
+        write_jpeg(tmp_path / f"{k}.jpg", np.full((60, 60, 3), colours[product], np.uint8))
+        chroma = float(max(colours[product]) - min(colours[product]))
+        rows.append((f"m{k}", product, "photo", str(tmp_path / f"{k}.jpg"), 0.0, 0.0, 60.0, 60.0, chroma))
+    crops, model = pd.DataFrame(rows, columns=COLUMNS), tiny_config.embedders[0]
+    model = model.model_copy(update={"batch_size": 6, "epochs": 60})
+    seen: dict[int, list[int]] = {}
+    batches = EmbedderBatches(crops, changed(tiny_config, recolour=0.7), model)
+    assert batches.n_classes == 3 * 6
+    for step in range(len(batches)):
+        images, classes, _, _ = batches[step]
+        for image, number in zip(images, classes.tolist(), strict=True):
+            assert seen.setdefault(number, colour_in(image)) == colour_in(image)
+        assert all(len(set(classes[classes % 3 == product].tolist())) == 1 for product in set((classes % 3).tolist()))
+    assert [seen[number] for number in range(3)] == [[20, 10, 2], [3, 18, 9], [13, 12, 12]]
+    assert set(seen) == {0, 1, 2} | {number for number in range(3, 18) if number % 3 != 2}  # grey is never recoloured
+    for product in (0, 1):
+        orders = [tuple(seen[number]) for number in sorted(seen) if number % 3 == product]
+        assert sorted(orders) == sorted(itertools.permutations(seen[product]))
+    never = EmbedderBatches(crops, changed(tiny_config), model)
+    assert never.n_classes == 3 and all(set(never[step].classes.tolist()) <= {0, 1, 2} for step in range(9))
+
+
 def test_few_crops_still_make_a_step(crops, tiny_config):
     batches = EmbedderBatches(crops.iloc[:2], changed(tiny_config), tiny_config.embedders[0])
     assert batches.steps_per_epoch == 1 and batches[0].images.shape[0] == 4
@@ -361,7 +394,9 @@ def test_few_crops_still_make_a_step(crops, tiny_config):
 
 def test_every_crop_has_a_jitter_of_its_own(tmp_path, tiny_config):
     write_jpeg(tmp_path / "ramp.jpg", np.tile(np.arange(96, dtype=np.uint8)[None, :, None] * 2, (96, 1, 3)))
-    crops = pd.DataFrame([("m", 7, "photo", str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0)] * 4, columns=COLUMNS)
+    crops = pd.DataFrame(
+        [("m", 7, "photo", str(tmp_path / "ramp.jpg"), 30.0, 30.0, 60.0, 60.0, 0.0)] * 4, columns=COLUMNS
+    )
     means = {
         share: greys(
             EmbedderBatches(
