@@ -44,7 +44,7 @@ def test_a_crop_for_each_box_of_a_product(tiny_data, tiny_config, tmp_path):
         assert 0 <= x1 < x2 <= image.shape[1] and 0 <= y1 < y2 <= image.shape[0]
         inside = np.median(image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].reshape(-1, 3), axis=0)
         assert np.abs(inside - COLOURS[row.product_id]).max() < 30
-        assert row.chroma == pytest.approx(np.ptp(COLOURS[row.product_id]), abs=30)
+        assert 100 < row.chroma < np.ptp(inside) + 5  # a strong colour with a grey pattern on it
 
 
 def test_frames_that_are_not_asked_for_are_left_out(tiny_data, tiny_config, tmp_path):
