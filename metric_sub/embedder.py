@@ -4,7 +4,7 @@
 """
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from metric_sub.crops import CropRule
 from shared.config import Embed, Embedder
 from shared.errors import UserError
-from shared.weights import fill_backbone, load_weights, read_description
+from shared.weights import fill_backbone, load_weights, read_description, save_weights
 
 INFERENCE_KEYS = {"flip", "batch_size"}  # of the section `embed`: what inference may choose after training
 
@@ -149,20 +149,28 @@ def _timm_says(model: Embedder) -> timm.models.PretrainedCfg:
         raise UserError(f"embedders: {model.name}: backbone {model.backbone!r}: {error} Known: {known}.") from None
 
 
-def describe_embedder(net: EmbeddingNet, model: Embedder, shape: Embed, metrics: dict, epoch: float) -> dict:
-    """What model.json tells: enough for `load_embedders`."""
+def save_embedder(
+    folder: Path, networks: list[EmbeddingNet], model: Embedder, shape: Embed, metrics: dict, epoch: float
+) -> None:
+    """Writes a model's folder: one network, or several (concatenated snapshots) whose weights' names begin with their number."""
     rule = InputRule.of(model, shape)
-    return {
+    description = {
         "kind": "embedder",
         "architecture": {"model": model.model_dump(), "shape": shape.model_dump()},
+        "networks": len(networks),
         "input_size": rule.size,
         "interpolation": rule.interpolation,
-        "mean": net.mean.flatten().tolist(),
-        "std": net.std.flatten().tolist(),
+        "mean": rule.mean,
+        "std": rule.std,
         "order": "RGB, 0..1, normalised inside the model",
         "metrics": metrics,
         "epoch": epoch,
     }
+    save_weights(folder, _in_one(networks), description)
+
+
+def _in_one(networks: list[EmbeddingNet]) -> nn.Module:
+    return networks[0] if len(networks) == 1 else nn.ModuleList(networks)
 
 
 def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
@@ -171,24 +179,12 @@ def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
     Raises UserError where the folder is missing or does not fit.
     """
     description = read_description(folder)
-    snapshots = description.get("snapshots")
-    if snapshots:
-        return [embedder for name in snapshots for embedder in load_embedders(folder / name, flip=flip)]
-    architecture = description["architecture"]
-    model, shape = Embedder.model_validate(architecture["model"]), Embed.model_validate(architecture["shape"])
-    rule = replace(  # what it was trained with, whatever timm says by now
-        InputRule.of(model, shape),
-        size=description["input_size"],
-        interpolation=description["interpolation"],
-    )
-    net = build_embedder(model, shape, load_pretrained=False)
-    load_weights(folder, net)
-    for name in ("mean", "std"):
-        getattr(net, name).copy_(torch.tensor(description[name]).view(1, 3, 1, 1))
-    net.to("cuda" if torch.cuda.is_available() else "cpu")
-    return [TrainedEmbedder(net.eval(), rule.crop_rule(shape), flip)]
-
-
-def weights_of(description: dict) -> list[str]:
-    """The SHA-256 of all weights that a model.json speaks of, its snapshots' too."""
-    return [description["sha256"], *description.get("snapshots", {}).values()]
+    architecture, keys = description["architecture"], ("mean", "std", "interpolation")
+    # What it was trained with, whatever timm says by now.
+    model = Embedder.model_validate(architecture["model"] | {"input_size": description["input_size"]})
+    shape = Embed.model_validate(architecture["shape"] | {key: description[key] for key in keys})
+    networks = [build_embedder(model, shape, load_pretrained=False) for _ in range(description["networks"])]
+    load_weights(folder, _in_one(networks))
+    rule = InputRule.of(model, shape).crop_rule(shape)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [TrainedEmbedder(network.to(device).eval(), rule, flip) for network in networks]

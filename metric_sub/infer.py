@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import INFERENCE_KEYS, load_embedders, weights_of
+from metric_sub.embedder import INFERENCE_KEYS, load_embedders
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
@@ -75,7 +75,7 @@ def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) ->
         options.work / "embeddings" / kind,
         {
             "detections": detection_step.fingerprint,
-            "weights": [weights_of(description) for description in trained.values()],
+            "weights": [description["sha256"] for description in trained.values()],
             "architectures": [description["architecture"] for description in trained.values()],
             "batch_size": config.embed.batch_size,
             "flip": config.embed.flip,

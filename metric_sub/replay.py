@@ -12,7 +12,7 @@ class HardestBatch:
     def __init__(self, every: int, batches: EmbedderBatches):
         self._every = every
         self._batches = batches
-        self._forget(0)
+        self.forget(0)
 
     def after(self, step: int, loss: float, batch: Batch, may_replay: bool) -> Batch | None:
         """Takes note of a step's loss. Gives the batch to learn once more where it is due and `may_replay`, and forgets it."""
@@ -23,10 +23,11 @@ class HardestBatch:
         if not may_replay or step + 1 - self._since < self._every:
             return None
         hardest = self._batch
-        self._forget(step + 1)
+        self.forget(step + 1)
         return hardest
 
-    def _forget(self, since: int) -> None:
+    def forget(self, since: int) -> None:
+        """Begins anew with step `since`: a new phase has other classes, or other weights to learn."""
         self._since, self._loss, self._step, self._batch = since, -float("inf"), None, None
 
     def state_dict(self) -> dict:

@@ -7,6 +7,7 @@ run goes on at its last checkpoint; finished models are reused unless config or 
 
 import argparse
 import contextlib
+import functools
 import logging
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device, set_seed
+from timm.layers import convert_sync_batchnorm
 
 from metric_sub.batches import Batch, EmbedderBatches, check_batch_size
 from metric_sub.embedder import (
@@ -23,10 +25,11 @@ from metric_sub.embedder import (
     InputRule,
     TrainedEmbedder,
     build_embedder,
-    describe_embedder,
+    save_embedder,
 )
 from metric_sub.evaluate import recall_at_1
 from metric_sub.losses import EmbeddingLoss, build_loss, views_loss
+from metric_sub.plan import plan_of
 from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
 from metric_sub.training_crops import cut_training_crops
@@ -49,9 +52,8 @@ from shared.training import (
     make_optimizer,
     mark_finished,
     training_data,
-    warmup_cosine,
 )
-from shared.weights import pretrained_sha256, read_description, save_weights
+from shared.weights import pretrained_sha256
 from shared.work import locked
 
 log = logging.getLogger("embedder")
@@ -111,33 +113,12 @@ def prepare(
     return left, train_crops, validation_crops
 
 
-def cycle_ends(first: int, end: int, cycles: int) -> list[int]:
-    """The steps before which each of the cycles of a phase of steps first..end-1 has ended: `cycles` numbers, the last is `end`."""
-    return [first + round((end - first) * k / cycles) for k in range(1, cycles + 1)]
-
-
-def learning_rates(settings: EmbedTrain, phase_begins: list[int]) -> list[float]:
-    """The learning rate of every step: for each phase a warm-up and as many cosines down to 0 as it has cycles.
-
-    Cosines that start again from the full rate are Loshchilov and Hutter's warm restarts (2017).
-    """
-    rates = []
-    for number, phase in enumerate(settings.phases):
-        first, end = phase_begins[number : number + 2]
-        n_warmup = round(settings.warmup * (end - first))
-        begins = [first, *cycle_ends(first, end, phase.cycles)]
-        for begin, cycle_end in zip(begins, begins[1:], strict=False):
-            shape = (cycle_end - begin, min(n_warmup, cycle_end - begin - 1) if begin == first else 0)
-            rates += [phase.learning_rate * warmup_cosine(step, *shape) for step in range(cycle_end - begin)]
-    return rates
-
-
 def training_network(config: Config, model: Embedder, accelerator: Accelerator) -> EmbeddingNet:
     """The network as it is before the first step; in several processes on GPUs its batch norms see the whole batch."""
     network = build_embedder(model, config.embed, load_pretrained=True).to(memory_format=torch.channels_last)
     if accelerator.num_processes > 1:
         if accelerator.device.type == "cuda":
-            return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            return convert_sync_batchnorm(network)  # timm's: torch's would drop the activations that timm's norms hold
         log.warning("%s: batch norms in several processes on the CPU see their own share of the batch", model.name)
     return network
 
@@ -160,42 +141,39 @@ def backward(
 ) -> float:
     """Adds `weight` times the gradients of the whole batch's loss, of which this process has a share; gives the loss.
 
-    Embeddings are gathered first: classifier, pairs and memory see all of the batch in every process.
+    Embeddings are gathered first: classifier, pairs and memory see all of the batch in every process. Raises UserError where
+    the loss is no number any more.
     """
     batch = send_to_device(batch, accelerator.device)
-    with accelerator.autocast():
-        embeddings = net(batch.images.contiguous(memory_format=torch.channels_last))  # (B, D)
-    embeddings, classes, other_classes = map(gather_rows, (embeddings.float(), batch.classes, batch.other_classes))
+    embeddings = net(batch.images.contiguous(memory_format=torch.channels_last))  # (B, D)
+    embeddings, classes, other_classes = map(gather_rows, (embeddings, batch.classes, batch.other_classes))
     if phase.task == "views":
         value = views_loss(embeddings, classes, settings.loss.temperature)
     else:
         value = loss(embeddings, classes, other_classes, batch.share)
+    if not math.isfinite(value.item()):
+        raise UserError(
+            f"embed_train.phases: the loss became {value.item()}. Lower the learning_rate, or raise warmup."
+        )
     accelerator.backward(value * weight)
     return value.item()
 
 
 def judge(
     networks: list[EmbeddingNet],
+    epoch: float,
     config: Config,
     model: Embedder,
     crops: pd.DataFrame,
     folder: Path,
     best: Best,
-    epoch: float,
 ) -> float:
     """recall@1 on the validation crops of a network, or of several joined; they become the model in `folder` if it is the best."""
     rule = InputRule.of(model, config.embed).crop_rule(config.embed)
     trained = [TrainedEmbedder(network.eval(), rule, flip=False) for network in networks]
     recall = recall_at_1(trained, crops, config.embed.batch_size, config.data.max_pixels)
     if best.improved_by(recall, networks[-1]):
-        description = describe_embedder(networks[-1], model, config.embed, {"recall_at_1": recall}, epoch)
-        if len(networks) > 1:
-            parts = {f"snapshot{k}": network for k, network in enumerate(networks, 1)}
-            for name, network in parts.items():
-                save_weights(folder / name, network, description)
-                mark_finished(folder / name, {"part of": str(folder)})
-            description["snapshots"] = {name: read_description(folder / name)["sha256"] for name in parts}
-        save_weights(folder, networks[-1], description)
+        save_embedder(folder, networks, model, config.embed, {"recall_at_1": recall}, epoch)
     return recall
 
 
@@ -215,15 +193,13 @@ def train_embedder(
     accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[ddp])
     set_seed(model.seed)
     batches = EmbedderBatches(train_crops, config, model, accelerator.process_index, accelerator.num_processes)
-    begins, n_steps, per_epoch = batches.phase_begins, len(batches), batches.steps_per_epoch
-    rates = learning_rates(settings, begins)
-    snapshot_steps = cycle_ends(*begins[-2:], settings.phases[-1].cycles) if settings.snapshots != "last" else []
+    plan, per_epoch = plan_of(settings, batches.phase_begins), batches.steps_per_epoch
     log.info("%s: %d crops of %d products", model.name, len(train_crops), batches.n_classes)
     log.info("%s: %d epochs of %d steps", model.name, model.epochs, per_epoch)
     network = training_network(config, model, accelerator)
     loss = build_loss(settings.loss, batches.n_classes, config.embed.dimension, model.memory).to(accelerator.device)
     learners = torch.nn.ModuleList([network, loss])
-    optimizer = make_optimizer(settings.optimizer, learners, rates[0], settings.weight_decay, momentum=0.9)
+    optimizer = make_optimizer(settings.optimizer, learners, plan[0].rate, settings.weight_decay, momentum=0.9)
     # The loss is not prepared: it sees the gathered rows of all processes, so its gradients agree as they are.
     net, optimizer = accelerator.prepare(network, optimizer)
     average = average_of(network, settings.ema)
@@ -233,7 +209,7 @@ def train_embedder(
     checkpoint = Checkpoint(folder, depends, state, settings.keep_checkpoints)
     start = saved = 0 if fresh else checkpoint.load()
     record = Record(folder, start) if accelerator.is_main_process else None
-    judged_as = (config, model, validation_crops, folder, best)
+    judge_now = functools.partial(judge, config=config, model=model, crops=validation_crops, folder=folder, best=best)
     losses: list[float] = []
 
     def move() -> None:
@@ -242,59 +218,58 @@ def train_embedder(
         if average:
             average.update_parameters(network)
 
-    with progress_bar(total=n_steps, title=model.name, unit="step", done=start) as bar:
+    with progress_bar(total=len(plan), title=model.name, unit="step", done=start) as bar:
         for step, batch in enumerate(batch_loader(batches, start, settings.workers), start):
-            phase, done = batches.phase_of(step), step + 1
-            if step in begins:
+            now, done = plan[step], step + 1
+            if now.begins:
                 begin_anew(optimizer, average)
+                hardest.forget(step)
                 broadcast(loss.state_dict())  # so that rounding never sets the processes apart
-                log.info("%s: phase %d of %d", model.name, begins.index(step) + 1, len(settings.phases))
+                log.info("%s: phase %d of %d", model.name, batches.phase_begins.index(step) + 1, len(settings.phases))
             torch.manual_seed(model.seed + step + 1_000_003 * accelerator.process_index)  # for backbones with dropout
-            set_mode(network, phase)
-            loss.set_margin(step / n_steps)
+            set_mode(network, now.phase)
+            loss.set_margin(step / len(plan))
             for group in optimizer.param_groups:
-                group["lr"] = rates[step]
-            moves = (
-                done - max(begin for begin in begins if begin <= step)
-            ) % settings.accumulate == 0 or done in begins
-            with contextlib.nullcontext() if moves else accelerator.no_sync(net):
-                value = backward(batch, phase, settings, net, loss, accelerator, 1 / settings.accumulate)
-            if not math.isfinite(value):
-                raise UserError(
-                    f"embed_train.phases: the loss of {model.name} became {value} at step {step}. Lower the learning_rate, or raise warmup."
-                )
-            if moves:
+                group["lr"] = now.rate
+            with contextlib.nullcontext() if now.moves else accelerator.no_sync(net):
+                value = backward(batch, now.phase, settings, net, loss, accelerator, 1 / settings.accumulate)
+            if now.moves:
                 move()
-            if again := hardest.after(step, value, batch, moves):
-                backward(again, phase, settings, net, loss, accelerator, 1.0)
+            if again := hardest.after(step, value, batch, now.moves):
+                backward(again, now.phase, settings, net, loss, accelerator, 1.0)
                 move()
             judged = average.module if average else network
-            if done in snapshot_steps:
+            if now.snapshot:
                 snapshots.add(judged)
             if not accelerator.is_main_process:
                 continue
             losses.append(value)
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
-            record.note(step, loss=value, rate=rates[step])
+            record.note(step, loss=value, rate=now.rate)
             if done % per_epoch == 0:
-                recall = judge([judged], *judged_as, done / per_epoch)
+                recall = judge_now([judged], done / per_epoch)
                 mean_loss = sum(losses[-per_epoch:]) / len(losses[-per_epoch:])
                 log.info("%s epoch %d: loss %.3f, recall@1 %.3f", model.name, done // per_epoch, mean_loss, recall)
                 record.note(step, recall_at_1=recall)
-            if moves and done // settings.checkpoint_every > saved // settings.checkpoint_every and done < n_steps:
+            if (
+                now.moves
+                and done // settings.checkpoint_every > saved // settings.checkpoint_every
+                and done < len(plan)
+            ):
                 record.flush()
                 checkpoint.save(done)
                 saved = done
+    joined = snapshots.networks(network)
+    if settings.snapshots == "average":
+        last_steps = batch_loader(batches, max(batches.phase_begins[-2], len(plan) - NORM_BATCHES), settings.workers)
+        joined = [average_networks(joined, last_steps, accelerator.device)]
     if accelerator.is_main_process:
-        if settings.snapshots != "last":
-            kept = snapshots.networks(network)
-            if settings.snapshots == "average":
-                last_phase = batch_loader(batches, max(begins[-2], n_steps - NORM_BATCHES), settings.workers)
-                kept = [average_networks(kept, last_phase, accelerator.device)]
-            recall = judge(kept, *judged_as, model.epochs)
-            log.info("%s: %d snapshots, %s: recall@1 %.3f", model.name, len(snapshot_steps), settings.snapshots, recall)
-        record.draw(begins[1:-1])
+        if joined:
+            recall = judge_now(joined, model.epochs)
+            log.info("%s: snapshots, %s: recall@1 %.3f", model.name, settings.snapshots, recall)
+            record.note(len(plan), recall_at_1=recall)
+        record.draw(batches.phase_begins[1:-1])
         mark_finished(folder, depends)
         checkpoint.drop()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import load_embedders, weights_of
+from metric_sub.embedder import load_embedders
 from metric_sub.histogram import DIMENSION, histograms
 from metric_sub.infer import read_trained
 from metric_sub.labelled import boxed_pictures
@@ -42,7 +42,7 @@ def describe_boxes(
         folder,
         {
             "models": names,
-            "weights": [weights_of(description) for description in trained.values()],
+            "weights": [description["sha256"] for description in trained.values()],
             "architectures": [description["architecture"] for description in trained.values()],
             "flip": config.embed.flip,
             "batch_size": config.embed.batch_size,

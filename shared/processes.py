@@ -17,7 +17,6 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.utils import broadcast_object_list
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.nn.functional import all_gather
 
 from shared.cli import run_entry
 from shared.errors import UserError
@@ -71,12 +70,23 @@ def several_processes() -> Iterator[PartialState]:
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """The rows (B, ...) of all processes in one tensor (n * B, ...), as they lie in the batch of which each process has every nth.
 
-    Gradients go back to the process that a row came from, summed over the processes.
+    Every process must come to the same loss by them: a row's gradient is then that loss's times the number of processes, of
+    which the mean over the processes' weights, as DistributedDataParallel takes it, is the loss's own.
     """
-    n_processes = PartialState().num_processes
-    if n_processes == 1:
-        return rows
-    return torch.stack(all_gather(rows), dim=1).flatten(0, 1)
+    return rows if PartialState().num_processes == 1 else _GatheredRows.apply(rows)
+
+
+class _GatheredRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        found = [torch.empty_like(rows) for _ in range(PartialState().num_processes)]
+        torch.distributed.all_gather(found, rows.contiguous())
+        return torch.stack(found, dim=1).flatten(0, 1)  # (n * B, ...)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        state = PartialState()
+        return gradient[state.process_index :: state.num_processes] * state.num_processes
 
 
 def from_main(make: Callable[[], Made]) -> Made:

@@ -22,6 +22,7 @@ TRAINING_MODULES = {
     "batches",
     "augment",
     "losses",
+    "plan",
     "replay",
     "snapshots",
     "training_crops",

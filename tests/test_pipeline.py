@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from bbox_sub.detector import build_detector
-from metric_sub.embedder import build_embedder, describe_embedder
+from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.result import check_result
 from shared.config import Config, dump_config
 from shared.weights import save_weights
@@ -63,7 +63,7 @@ def untrained(tiny_config: Config, tmp_path: Path) -> Path:
     )
     for model in config.embedders:
         net = build_embedder(model, config.embed, load_pretrained=False)
-        save_weights(folder / model.name, net, describe_embedder(net, model, config.embed, {}, 0))
+        save_embedder(folder / model.name, [net], model, config.embed, {}, 0)
     (folder / "config.yaml").write_text(dump_config(config))
     return folder
 

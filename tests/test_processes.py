@@ -129,6 +129,7 @@ def test_embedders_train_in_two_processes(options, tmp_path):
     ended = run("bash", PROJECT / "run.sh", "train", "--stage", "match", *options("work"), *more)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("embedder: a: phase 2 of 2") == 1
+    assert "FutureWarning" not in ended.stderr
     for name, n_steps in (("a", 8), ("b", 2)):
         folder = tmp_path / "work" / "weights" / name
         assert len(losses_of(folder)) == n_steps and all(0 < row["loss"] < 100 for row in losses_of(folder))

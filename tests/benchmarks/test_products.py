@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 
 from benchmarks.products import kind_of, main, product_box, styles_outside
-from metric_sub.embedder import build_embedder, describe_embedder
+from metric_sub.embedder import build_embedder, save_embedder
 from shared.config import dump_config
 from shared.errors import UserError
-from shared.weights import save_weights
 
 RED, GREEN, BLUE, GREY = (220, 20, 20), (20, 200, 30), (20, 30, 210), (120, 120, 120)
 
@@ -45,7 +44,7 @@ def weights(tiny_config, tmp_path):
     torch.manual_seed(0)
     for model in tiny_config.embedders:
         net = build_embedder(model, tiny_config.embed, load_pretrained=False)
-        save_weights(tmp_path / "weights" / model.name, net, describe_embedder(net, model, tiny_config.embed, {}, 0))
+        save_embedder(tmp_path / "weights" / model.name, [net], model, tiny_config.embed, {}, 0)
     (tmp_path / "weights" / "config.yaml").write_text(dump_config(tiny_config))
     return tmp_path / "weights"
 

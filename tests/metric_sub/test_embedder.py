@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from metric_sub.embedder import GeM, build_embedder, describe_embedder, load_embedders
+from metric_sub.embedder import GeM, build_embedder, load_embedders, save_embedder
 from shared.config import Embed, Embedder
 from shared.errors import UserError
-from shared.weights import save_weights
+from shared.weights import read_description
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path
     shape = changed(shape, flip=True, crop_margin=0.1, aspect_groups=3)
     net = build(model, shape, seed=5).train()
     net(crops(4))  # moves running statistics
-    save_weights(tmp_path, net, describe_embedder(net, model, shape, {"recall_at_1": 0.5}, 3))
+    save_embedder(tmp_path, [net], model, shape, {"recall_at_1": 0.5}, 3)
     [loaded] = load_embedders(tmp_path, flip=False)
     assert not loaded.net.training and loaded.flip is False  # what inference chose, not what it was trained with
     assert (loaded.crop_rule.size, loaded.crop_rule.margin, len(loaded.crop_rule.ratios)) == (model.input_size, 0.1, 3)
@@ -175,9 +175,10 @@ def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path
         assert torch.equal(loaded.net(crops()), net.eval()(crops()))
 
 
-def test_the_description_tells_all_that_is_needed(model, shape):
+def test_the_description_tells_all_that_is_needed(model, shape, tmp_path):
     net = build(model, shape)
-    described = describe_embedder(net, model, shape, {"recall_at_1": 0.5}, 3)
+    save_embedder(tmp_path, [net], model, shape, {"recall_at_1": 0.5}, 3)
+    described = read_description(tmp_path)
     assert Embedder.model_validate(described["architecture"]["model"]) == model
     assert Embed.model_validate(described["architecture"]["shape"]) == shape
     assert described["mean"] == pytest.approx(net.backbone.pretrained_cfg["mean"]) and described[

@@ -12,13 +12,12 @@ from PIL import Image
 
 import metric_sub.vectors
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import build_embedder, describe_embedder, load_embedders
+from metric_sub.embedder import build_embedder, load_embedders, save_embedder
 from metric_sub.judge import main
 from shared.config import dump_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.media import read_frames, read_photo
-from shared.weights import save_weights
 
 FIGURES = ("recall_at_1", "recall_at_5", "recall_at_10", "mAP_at_R")
 
@@ -30,7 +29,7 @@ def options(tiny_data, tiny_config, tmp_path, monkeypatch):
     weights, loaded = tmp_path / "weights", []
     for model in tiny_config.embedders:
         net = build_embedder(model, tiny_config.embed, load_pretrained=False)
-        save_weights(weights / model.name, net, describe_embedder(net, model, tiny_config.embed, {}, 0))
+        save_embedder(weights / model.name, [net], model, tiny_config.embed, {}, 0)
     (weights / "config.yaml").write_text(dump_config(tiny_config))
 
     def load(folder, **chosen):

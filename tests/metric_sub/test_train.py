@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from torch import nn
 
 import metric_sub.train
 from metric_sub.batches import Batch
-from metric_sub.embedder import build_embedder, load_embedders, weights_of
+from metric_sub.embedder import build_embedder, load_embedders
+from metric_sub.plan import plan_of
 from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
-from metric_sub.train import cycle_ends, judge, learning_rates, set_mode
+from metric_sub.train import judge, set_mode, training_network
 from shared.config import EmbedTrain
-from shared.training import Best, mark_finished
-from shared.weights import read_description
+from shared.errors import UserError
+from shared.training import Best
 from tests.conftest import PROJECT
 
 PHASE = {
@@ -36,29 +38,47 @@ def settings(tiny_config, **keys):
     return EmbedTrain.model_validate({**tiny_config.embed_train.model_dump(), **keys})
 
 
-def test_rates_of_two_phases_by_hand(tiny_config):
-    """Ten steps: four with half of them warm-up, then six in two cycles of three, whose warm-up fills the first but one."""
+def cosine(share):
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+def test_the_plan_of_two_phases_by_hand(tiny_config):
+    """Four steps, half of them warm-up; then six in two cycles of three, of which the warm-up fills two steps of the first."""
     phases = [{**PHASE, "share": 0.4}, {**PHASE, "share": 0.6, "learning_rate": 0.1, "cycles": 2}]
-    rates = learning_rates(settings(tiny_config, phases=phases, warmup=0.5), [0, 4, 10])
-    cosine = lambda share: 0.5 * (1 + math.cos(math.pi * share))  # noqa: E731
+    config = settings(tiny_config, phases=phases, warmup=0.5, accumulate=2, snapshots="average")
+    plan = plan_of(config, [0, 4, 10])
     first = [0.5, 1.0, cosine(0), cosine(1 / 2)]
     second = [0.1 * each for each in (1 / 2, 1.0, cosine(0), cosine(0), cosine(1 / 3), cosine(2 / 3))]
-    assert rates == pytest.approx([*first, *second])
+    assert [step.rate for step in plan] == pytest.approx([*first, *second])
+    assert [step.phase for step in plan] == [config.phases[0]] * 4 + [config.phases[1]] * 6
+    assert [k for k, step in enumerate(plan) if step.begins] == [0, 4]
+    assert [k for k, step in enumerate(plan) if step.moves] == [
+        1,
+        3,
+        5,
+        6,
+        7,
+        9,
+    ]  # every second, and where a cycle ends
+    assert [k for k, step in enumerate(plan) if step.snapshot] == [6, 9]  # at the ends of the last phase's cycles
+    assert not any(step.snapshot for step in plan_of(settings(tiny_config, phases=phases), [0, 4, 10]))
 
 
-@pytest.mark.parametrize(
-    ("first", "end", "cycles", "expected"),
-    [(0, 10, 1, [10]), (0, 10, 2, [5, 10]), (4, 10, 3, [6, 8, 10]), (0, 10, 3, [3, 7, 10])],
-)
-def test_cycles_share_a_phase_evenly(first, end, cycles, expected):
-    assert cycle_ends(first, end, cycles) == expected
+@pytest.mark.parametrize(("n_steps", "cycles", "expected"), [(10, 1, [9]), (10, 2, [4, 9]), (10, 3, [2, 6, 9])])
+def test_cycles_share_a_phase_evenly(tiny_config, n_steps, cycles, expected):
+    config = settings(tiny_config, phases=[{**PHASE, "cycles": cycles}], warmup=0.0, accumulate=100)
+    assert [k for k, step in enumerate(plan_of(config, [0, n_steps])) if step.moves] == expected
 
 
-def test_there_is_a_rate_for_every_step_however_short_a_phase(tiny_config):
-    for n_steps in range(1, 8):
-        phases = [{**PHASE, "cycles": 3}]
-        rates = learning_rates(settings(tiny_config, phases=phases, warmup=1.0), [0, n_steps])
-        assert len(rates) == n_steps and all(0 < rate <= 1 for rate in rates)
+@pytest.mark.parametrize("n_steps", range(3, 9))
+def test_a_short_phase_has_a_rate_for_every_step(tiny_config, n_steps):
+    plan = plan_of(settings(tiny_config, phases=[{**PHASE, "cycles": 3}], warmup=1.0), [0, n_steps])
+    assert len(plan) == n_steps and all(0 < step.rate <= 1 for step in plan)
+
+
+def test_more_cycles_than_steps_are_refused(tiny_config):
+    with pytest.raises(UserError, match=r"embed_train\.phases\.0\.cycles: expected at most 2, .* found 3"):
+        plan_of(settings(tiny_config, phases=[{**PHASE, "cycles": 3}]), [0, 2])
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics(tiny_config):
@@ -97,6 +117,13 @@ def test_the_hardest_of_every_few_steps_comes_again():
     assert replayed(HardestBatch(1, None), losses) == dict(zip(range(9), range(9), strict=True))
 
 
+def test_nothing_of_a_phase_is_replayed_in_the_next():
+    hardest = HardestBatch(5, None)
+    assert replayed(hardest, [9, 1, 1]) == {}
+    hardest.forget(3)
+    assert replayed(hardest, [1, 1, 2, 1, 1, 1], start=3) == {7: 5}  # five steps after the phase began
+
+
 def test_a_replay_waits_until_the_weights_move():
     assert replayed(HardestBatch(3, None), [1, 5, 2, 7, 1, 1, 1, 1], lambda step: step % 2 == 1) == {3: 3, 7: 4}
 
@@ -117,8 +144,7 @@ def test_concatenated_snapshots_are_kept_where_they_are_as_good(tiny_config, tmp
     model, best = tiny_config.embedders[0], Best(keeps_weights=False)
     networks = [build_embedder(model, tiny_config.embed, load_pretrained=False) for _ in range(2)]
     for shown in (networks[1:], networks):
-        judge(shown, tiny_config, model, None, tmp_path, best, 1.0)
-    mark_finished(tmp_path, {})
+        judge(shown, 1.0, tiny_config, model, None, tmp_path, best)
     loaded = load_embedders(tmp_path, flip=False)
     images = torch.rand(2, 3, 64, 64)
     expected = networks if kept == 2 else networks[1:]
@@ -126,7 +152,21 @@ def test_concatenated_snapshots_are_kept_where_they_are_as_good(tiny_config, tmp
     with torch.inference_mode():
         for network, embedder in zip(expected, loaded, strict=True):
             assert torch.equal(embedder.net(images), network(images))
-    assert len(weights_of(read_description(tmp_path))) == (3 if kept == 2 else 1)
+
+
+def test_norms_that_see_all_processes_keep_their_activations(tiny_config, monkeypatch):
+    """torch's own conversion of an EfficientNet drops them: timm's norms hold the activation that follows."""
+    model = tiny_config.embedders[0].model_copy(update={"backbone": "efficientnet_b0"})
+    config = tiny_config.model_copy(update={"embedders": [model]})
+    images, outputs = torch.rand(2, 3, 64, 64), []
+    for n_processes in (1, 2):
+        torch.manual_seed(0)
+        accelerator = SimpleNamespace(num_processes=n_processes, device=torch.device("cuda"))
+        network = training_network(config, model, accelerator).eval()
+        assert any(isinstance(part, nn.SyncBatchNorm) for part in network.modules()) is (n_processes == 2)
+        with torch.inference_mode():
+            outputs.append(network(images))
+    assert torch.equal(*outputs)
 
 
 class Small(nn.Module):
