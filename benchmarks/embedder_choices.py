@@ -7,6 +7,7 @@ boxes of every part of the data that was not trained on. Writes <work>/choices.j
 finished there is reused.
 """
 
+import contextlib
 import json
 import logging
 import resource
@@ -17,13 +18,11 @@ import metric_sub.judge
 import metric_sub.train
 from shared.cli import config_of, parse_options, run_entry
 from shared.config import Config, dump_config
-from shared.dataset import read_dataset
+from shared.dataset import content_fingerprint, read_dataset
 from shared.errors import UserError
-from shared.work import write_json, write_whole
+from shared.work import fingerprint, write_json, write_whole
 
 log = logging.getLogger("choices")
-
-PHASE = {"augment": "hard", "freeze_backbone": False, "cycles": 1}
 
 
 def choices(config: Config) -> dict[str, dict]:
@@ -45,9 +44,8 @@ def choices(config: Config) -> dict[str, dict]:
         return {name: {**each.model_dump(), **keys} for name, each in train.augment.items()}
 
     plain = {name: 0.0 for name in next(iter(train.augment.values())).model_dump() if name != "box_jitter"}
-    rate = train.phases[-1].learning_rate
-    views = {**PHASE, "share": 0.25, "task": "views", "augment": train.phases[0].augment, "learning_rate": rate}
-    rest = {**views, "share": 0.75, "task": "products"}
+    rest = train.phases[-1].model_dump() | {"share": 0.75, "task": "products", "cycles": 1}
+    views = {**rest, "share": 0.25, "task": "views"}
     annealed = [{**rest, "share": 0.6}, {**rest, "share": 0.4, "cycles": 3}]
     choose("as configured")
     choose("one aspect group", embed={"aspect_groups": 1})
@@ -57,6 +55,8 @@ def choices(config: Config) -> dict[str, dict]:
     choose("no augmentation but the boxes' jitter", augment=augmented(**plain))
     choose("exact boxes", augment=augmented(box_jitter=0.0))
     choose("no colour shift, no grey", augment=augmented(channel_shift=0.0, grey=0.0))
+    choose("no recoloured products", recolour=0.0)
+    choose("half of the colourful products recoloured", recolour=0.5)
     choose("MixUp 0.5", augment=augmented(mixup=0.5, cutmix=0.0))
     choose("CutMix 0.5", augment=augmented(mixup=0.0, cutmix=0.5))
     choose("memory of 256 for ArcFace", model={"memory": 256}, loss={"memory_for": "classifier"})
@@ -70,7 +70,7 @@ def choices(config: Config) -> dict[str, dict]:
     choose("margin 0.3", loss={"margin": 0.3})
     choose("mean pooling", embed={"gem_p": 1.0, "gem_learned": False})
     choose("GeM, p = 3 frozen", embed={"gem_p": 3.0, "gem_learned": False})
-    choose("a quarter of the epochs as views", phases=[views, rest])
+    choose("a quarter of the epochs as views", phases=[views, rest], snapshots="last")
     choose("three cycles at the end, averaged", phases=annealed, snapshots="average")
     choose("three cycles at the end, concatenated", phases=annealed, snapshots="concatenate")
     choose("replay of the hardest of 10", replay_every=10)
@@ -87,15 +87,22 @@ def main(argv: list[str] | None = None) -> None:
     unknown = sorted(set(options.only or []) - set(trees))
     if unknown:
         raise UserError(f"--only: expected some of {', '.join(trees)}, found {', '.join(unknown)}.")
-    parts = sorted(set(read_dataset(options.data).media.part) - set(trees["as configured"]["embed_train"]["parts"]))
+    dataset = read_dataset(options.data)
+    trained = tuple(trees["as configured"]["embed_train"]["parts"])  # by the first letters of their names
+    parts = sorted(part for part in set(dataset.media.part) if not part.startswith(trained))
+    if not parts:
+        raise UserError(f"{options.data}: expected a part that is not trained on, found {', '.join(trained)} alone.")
+    content = fingerprint(content_fingerprint(dataset))
     path = options.work / "choices.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.fresh else {}
     for number, (name, tree) in enumerate(trees.items()):
         if options.only and name not in ("as configured", *options.only):
             continue
         log.info("%s", name)
-        if name not in found or found[name]["config"] != tree:
-            found[name] = {"config": tree, **train_and_judge(options, tree, options.work / f"choice{number}", parts)}
+        depends = fingerprint({"config": tree, "data": content})
+        if name not in found or found[name]["fingerprint"] != depends:
+            figures = train_and_judge(options, tree, options.work / f"choice{number}", parts)
+            found[name] = {"fingerprint": depends, "config": tree, **figures}
             write_json(path, found)
     print(table({name: found[name] for name in trees if name in found}, parts))
 
@@ -108,8 +115,12 @@ def train_and_judge(options, tree: dict, folder: Path, parts: list[str]) -> dict
     text = dump_config(Config.model_validate(tree))
     write_whole(config, lambda beside: beside.write_text(text, encoding="utf-8"))
     paths = ["--config", str(config), "--data", str(options.data), "--weights", str(folder / "weights")]
+    training = [*paths, "--work", str(options.work)]
+    with contextlib.ExitStack() as held:  # what is cut out of the data first is no part of the time
+        ready = parse_options("", training)
+        metric_sub.train.prepare(ready, config_of(ready), 1, held)
     started = cpu_seconds()
-    metric_sub.train.main([*paths, "--work", str(options.work)])
+    metric_sub.train.main(training)
     seconds, figures = cpu_seconds() - started, {}
     for part in parts:
         metric_sub.judge.main([*paths, "--work", str(folder / part), "--part", part])
