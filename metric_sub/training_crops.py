@@ -57,6 +57,7 @@ def cut_training_crops(
     depends = {
         "boxes": table_fingerprint(boxes.drop(columns="picture")),
         "media": media_fingerprint(dataset.media),
+        "columns": COLUMNS,
         "room": room,
         "side": side,
     }
