@@ -21,7 +21,7 @@ from shared.config import Config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.progress import progress_bar
-from shared.tables import Dataset
+from shared.tables import BOX, Dataset
 
 
 def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.ndarray]:
@@ -36,7 +36,7 @@ def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.n
     n_pictures = len(boxes.drop_duplicates(["media_id", "frame_index"]))
     with progress_bar(total=n_pictures, title="histograms", unit="picture") as bar:
         for places, image_rgb in boxed_pictures(boxes, config.data.max_pixels):
-            vectors[places] = histograms(image_rgb, boxes.iloc[places][["x1", "y1", "x2", "y2"]].to_numpy())
+            vectors[places] = histograms(image_rgb, boxes.iloc[places][BOX].to_numpy())
             read[places] = True
             bar.update()
     return boxes[read].reset_index(drop=True), vectors[read]

@@ -13,11 +13,11 @@ from shared.dataset import media_fingerprint
 from shared.errors import UserError
 from shared.frames import read_picture, write_jpeg
 from shared.progress import progress_bar
-from shared.tables import Dataset
+from shared.tables import BOX, Dataset
 from shared.work import Step, chunks, table_fingerprint
 
 PICTURES_PER_PART = 200
-COLUMNS = ["media_id", "kind", "frame_index", "product", "product_id", "crop", "x1", "y1", "x2", "y2", "chroma"]
+COLUMNS = ["media_id", "kind", "frame_index", "product", "product_id", "crop", *BOX, "chroma"]
 
 
 def products_of(dataset: Dataset, config: Config) -> pd.DataFrame:

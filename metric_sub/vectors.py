@@ -12,10 +12,10 @@ from metric_sub.infer import read_trained
 from metric_sub.labelled import boxed_pictures
 from shared.config import Config
 from shared.progress import progress_bar
+from shared.tables import BOX
 from shared.work import Step, chunks, table_fingerprint
 
 MEDIA_PER_PART = 16
-BOX = ["x1", "y1", "x2", "y2"]
 
 
 def load_models(config: Config, weights: Path) -> dict[str, CropEmbedder]:
