@@ -70,7 +70,9 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
     part, _ = train_and_validation(dataset, config.embed_train.parts, config.data.validation_parts, config.data.holdout)
     boxes = products_of(part, config)
     if boxes.empty:
-        raise UserError("no labelled product to show: expected boxes with instance_id above 0 in the training parts.")
+        raise UserError(
+            "no labelled product to show: expected boxes with instance_id above 0 in the training parts (embed_train.parts)."
+        )
     n_kinds = boxes.groupby("product").kind.nunique()
     drawn = n_kinds.sample(frac=1, random_state=config.seed).sort_values(ascending=False, kind="stable")
     shown = boxes[boxes["product"].isin(drawn.index[:N_PRODUCTS])]
