@@ -1,4 +1,4 @@
-"""The trivial baseline: colour histograms of the labelled boxes, matched and scored as embeddings are.
+"""The trivial baseline: colour histograms of the labelled boxes, matched and scored as embeddings are, without a cut-off.
 
     python -m benchmarks.histogram_baseline --config C --data D > score.json
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.histogram import DIMENSION, histograms
+from metric_sub.histogram import DIMENSION, NO_CUT_OFF, histograms
 from metric_sub.labelled import boxed_pictures, labelled_boxes, match_and_score
 from metric_sub.score import score_table
 from shared.cli import config_of, parse_options, run_entry, use_threads
@@ -48,7 +48,8 @@ def score_histograms(data: Path, config: Config) -> dict:
     if dataset.labels.empty:
         raise UserError(f"{data}: no labelled box. The baseline needs image_annotation/ and video_annotation/.")
     boxes, vectors = describe_boxes(dataset, config)
-    return match_and_score(boxes, vectors, dataset, config.match, config.score)
+    no_cut_off = config.match.model_copy(update={"max_distance": NO_CUT_OFF})
+    return match_and_score(boxes, vectors, dataset, no_cut_off, config.score)
 
 
 def main(argv: list[str] | None = None) -> None:
