@@ -85,8 +85,8 @@ def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, max
 
         step.build_parts(len(parts), build)
     empty = {
+        "read": pd.DataFrame({"place": np.zeros(0, np.int64)}),
         "histograms": np.zeros((0, DIMENSION), np.float32),
         **{f"vectors.{name}": np.zeros((0, model.dimension), np.float32) for name, model in models.items()},
-        "read": pd.DataFrame({"place": np.zeros(0, np.int64)}),
     }
     step.finish(len(parts), list(empty), empty)
