@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from bbox_sub.evaluate import SIZES, Found, Truth, average_precision_by
-from bbox_sub.hits import BOX, at_thresholds, precision_recall, sizes_of
+from bbox_sub.hits import at_thresholds, precision_recall, sizes_of
+from shared.tables import BOX
 
 KINDS = ("photos", "frames")
 COLUMNS = ("mAP", "AP50", "AR", "boxes", "found", "hits", "precision", "recall")

@@ -8,12 +8,11 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
-from bbox_sub.hits import BOX
 from shared.config import Config
 from shared.dataset import media_fingerprint
 from shared.frames import read_picture
 from shared.progress import progress_bar
-from shared.tables import Dataset
+from shared.tables import BOX, Dataset
 from shared.weights import read_description
 from shared.work import Step, chunks, table_fingerprint
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from bbox_sub.evaluate import SIZES
 from shared.boxes import box_areas, pairwise_iou
+from shared.tables import BOX
 
-BOX = ["x1", "y1", "x2", "y2"]
 NONE = -1  # the row number of no box
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from bbox_sub.hits import BOX, NONE
+from bbox_sub.hits import NONE
 from bbox_sub.sheet import Tile
 from shared.boxes import box_areas
+from shared.tables import BOX
 
 PER_MEDIUM = 2  # tiles of one photo or video, at most: the next frame shows much the same
 

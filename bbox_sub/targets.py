@@ -15,6 +15,7 @@ from shared.config import Config
 from shared.errors import UserError
 from shared.frames import picture_size, read_picture
 from shared.progress import progress_bar
+from shared.tables import BOX
 
 log = logging.getLogger("detector")
 
@@ -56,7 +57,7 @@ def labelled_pictures(
     none = labels.iloc[:0]
     found = [(row.picture, boxes.get((row.media_id, row.frame_index), none)) for row in pictures.itertuples()]
     return [
-        LabelledPicture(picture, group[["x1", "y1", "x2", "y2"]].to_numpy("float32"), group.number.to_numpy("int64"))
+        LabelledPicture(picture, group[BOX].to_numpy("float32"), group.number.to_numpy("int64"))
         for picture, group in found
     ]
 

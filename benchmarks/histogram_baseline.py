@@ -1,4 +1,4 @@
-"""The trivial baseline: colour histograms of the labelled boxes, matched and scored as embeddings are.
+"""The trivial baseline: colour histograms of the labelled boxes, matched and scored as embeddings are, without a cut-off.
 
     python -m benchmarks.histogram_baseline --config C --data D > score.json
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.histogram import DIMENSION, histograms
+from metric_sub.histogram import DIMENSION, NO_CUT_OFF, histograms
 from metric_sub.labelled import boxed_pictures, labelled_boxes, match_and_score
 from metric_sub.score import score_table
 from shared.cli import config_of, parse_options, run_entry, use_threads
@@ -21,7 +21,7 @@ from shared.config import Config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.progress import progress_bar
-from shared.tables import Dataset
+from shared.tables import BOX, Dataset
 
 
 def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.ndarray]:
@@ -36,7 +36,7 @@ def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.n
     n_pictures = len(boxes.drop_duplicates(["media_id", "frame_index"]))
     with progress_bar(total=n_pictures, title="histograms", unit="picture") as bar:
         for places, image_rgb in boxed_pictures(boxes, config.data.max_pixels):
-            vectors[places] = histograms(image_rgb, boxes.iloc[places][["x1", "y1", "x2", "y2"]].to_numpy())
+            vectors[places] = histograms(image_rgb, boxes.iloc[places][BOX].to_numpy())
             read[places] = True
             bar.update()
     return boxes[read].reset_index(drop=True), vectors[read]
@@ -48,7 +48,8 @@ def score_histograms(data: Path, config: Config) -> dict:
     if dataset.labels.empty:
         raise UserError(f"{data}: no labelled box. The baseline needs image_annotation/ and video_annotation/.")
     boxes, vectors = describe_boxes(dataset, config)
-    return match_and_score(boxes, vectors, dataset, config.match, config.score)
+    no_cut_off = config.match.model_copy(update={"max_distance": NO_CUT_OFF})
+    return match_and_score(boxes, vectors, dataset, no_cut_off, config.score)
 
 
 def main(argv: list[str] | None = None) -> None:

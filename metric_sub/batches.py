@@ -17,6 +17,7 @@ from shared.boxes import expand_boxes
 from shared.config import Config, Embedder, EmbedPhase
 from shared.errors import UserError
 from shared.frames import read_picture
+from shared.tables import BOX
 
 SWAPS = list(permutations(range(3)))  # of the colour channels; the first leaves them as they are
 COLOURFUL = 30  # a product's median chroma (of 255) from which a swap makes another colour of it
@@ -45,6 +46,8 @@ class EmbedderBatches(TorchDataset):
     products apart, and has more of them to learn from. In phases with task `views` each batch has half its size of crops of any
     kind, twice, and classes number the crops: equal ones are views of one crop, and both are in one process.
 
+    `groups` (N,) are the rows' aspect groups of `rule`.
+
     `crops` is a table as `cut_training_crops` gives it. Raises UserError where batches cannot be shared evenly.
     """
 
@@ -57,7 +60,7 @@ class EmbedderBatches(TorchDataset):
         check_batch_size(model, self._train.phases, n_processes)
         self._places = slice(process_index, None, n_processes)
         self._crops = crops.crop.tolist()
-        self._boxes = crops[["x1", "y1", "x2", "y2"]].to_numpy("float32")
+        self._boxes = crops[BOX].to_numpy("float32")
         self._media = pd.factorize(crops.media_id)[0]
         self._is_photo = (crops.kind == "photo").to_numpy()
         is_product = (crops["product"] > 0).to_numpy()
@@ -66,8 +69,8 @@ class EmbedderBatches(TorchDataset):
         self._n_products = len(products)
         chroma = crops.chroma[is_product].groupby(self.classes[is_product]).median()  # by class
         self._colourful = (chroma > COLOURFUL).to_numpy()
-        self._rule = InputRule.of(model, config.embed).crop_rule(config.embed)
-        self._groups = self._rule.groups_of(expand_boxes(self._boxes, self._rule.margin))
+        self.rule = InputRule.of(model, config.embed).crop_rule(config.embed)
+        self.groups = self.rule.groups_of(expand_boxes(self._boxes, self.rule.margin))
         self._augmentations = {
             phase.augment: build_augmentation(self._train.augment[phase.augment]) for phase in self._train.phases
         }
@@ -103,7 +106,7 @@ class EmbedderBatches(TorchDataset):
             classes = classes + self._n_products * swaps
         else:
             classes, swaps = np.unique(rows, return_inverse=True)[1], np.zeros(len(rows), np.int64)
-        size_hw = self._rule.size_of(self._groups[rows[0]], self._train.scales[step % len(self._train.scales)])
+        size_hw = self.rule.size_of(self.groups[rows[0]], self._train.scales[step % len(self._train.scales)])
         images = [
             self.augmented(
                 rows[place],
@@ -142,20 +145,20 @@ class EmbedderBatches(TorchDataset):
         leaves it: (3, h, w) float32 of 0..1."""
         settings = self._train.augment[augment]
         picture = read_picture(self._crops[row], self._config.data.max_pixels)
-        box = jitter_box(expand_boxes(self._boxes[row], self._rule.margin)[0], settings.box_jitter, rng)
-        crop = cut_crop(picture, box, size_hw, self._rule.interpolation)  # (h, w, 3)
+        box = jitter_box(expand_boxes(self._boxes[row], self.rule.margin)[0], settings.box_jitter, rng)
+        crop = cut_crop(picture, box, size_hw, self.rule.interpolation)  # (h, w, 3)
         torch.default_generator.manual_seed(int(rng.integers(2**63)))  # the augmentation draws from torch
         return self._augmentations[augment](torch.from_numpy(crop[..., channels]).permute(2, 0, 1))
 
     def _choose(self, step: int, rng: np.random.Generator) -> np.ndarray:
         if self.phase_of(step).task == "views":
-            return choose_views(rng, self._media, self._groups, self._model.batch_size)
+            return choose_views(rng, self._media, self.groups, self._model.batch_size)
         shown = np.flatnonzero(self.classes >= 0)
         chosen = choose_rows(
             rng,
             self.classes[shown],
             self._is_photo[shown],
-            self._groups[shown],
+            self.groups[shown],
             self._model.batch_size,
             self._train.per_product,
         )
@@ -204,9 +207,8 @@ def choose_rows(
     rows = rows[np.lexsort([rank, turn])]  # a stable sort: kinds stay by turns
     batch = np.resize(rows, batch_size)
     others = batch[:-1]
-    if (
-        per_product > 1 and len(others) and classes[batch[-1]] not in classes[others]
-    ):  # the batch's end cut its turn short
+    # The batch's end may have cut its last product's turn short.
+    if per_product > 1 and len(others) and classes[batch[-1]] not in classes[others]:
         spare = rows[batch_size:][np.isin(classes[rows[batch_size:]], classes[others])]
         batch[-1] = spare[0] if len(spare) else others[-1]
     return batch

@@ -11,12 +11,12 @@ from metric_sub.labelled import boxed_pictures
 from shared.boxes import clip_boxes
 from shared.progress import progress_bar
 from shared.sheet import PAPER_RGB, lay_out
+from shared.tables import BOX
 
 QUERY_RGB, WRONG_RGB, RIGHT_RGB = (60, 110, 235), (225, 50, 50), (40, 165, 80)
 CROP, FRAME = 200, 5  # px
 COLUMNS = 6  # two confusions in a row
 PER_VIDEO = 2  # confusions of one video, at most: the next frame shows much the same
-BOX = ["x1", "y1", "x2", "y2"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How good embeddings are at retrieval: recall@k and mAP@R of video crops against photo crops.
 
-mAP@R by pytorch-metric-learning's AccuracyCalculator; recall@k, which it lacks for k above 1, from our own exact search.
+mAP@R by pytorch-metric-learning's AccuracyCalculator; recall@k, which it lacks for k above 1, by our own exact search.
 """
 
 from typing import NamedTuple
@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-from metric_sub.crops import crops_of_boxes
-from metric_sub.embed import embed_by_model
+from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import TrainedEmbedder
 from metric_sub.search import nearest
 from shared.frames import read_picture
+from shared.tables import BOX
+from shared.work import chunks
 
+CROPS_AT_ONCE = 1000  # that are held in memory: about 1 GB of crops of 600 x 600 px
 RECALL_AT = (1, 5, 10)
 FIGURES = (*(f"recall_at_{k}" for k in RECALL_AT), "mAP_at_R")
 
@@ -35,17 +37,16 @@ def recall_at_1(model: list[TrainedEmbedder], crops: pd.DataFrame, batch_size: i
 
     `model`: one network, or its snapshots. Video crops of products without a photo are left out: no photo could be right.
     """
-    cut, groups = [], []
-    for row in crops.itertuples():
-        crop, group = crops_of_boxes(
-            read_picture(row.crop, max_pixels), [[row.x1, row.y1, row.x2, row.y2]], model[0].crop_rule
-        )
-        cut += crop
-        groups.append(group)
-    if not cut:
+    embedder = CropEmbedder([model], batch_size)
+    vectors = []
+    for rows in chunks(len(crops), CROPS_AT_ONCE):
+        some = crops.iloc[rows]
+        for path, box in zip(some.crop, some[BOX].to_numpy("float32"), strict=True):
+            embedder.add(read_picture(path, max_pixels), box[None])
+        vectors.append(embedder.take())
+    if not vectors:
         return 0.0
-    vectors = embed_by_model(model, cut, np.concatenate(groups), batch_size)
-    return recall_of_vectors(vectors, crops["product"].to_numpy(), (crops.kind == "photo").to_numpy())
+    return recall_of_vectors(np.concatenate(vectors), crops["product"].to_numpy(), (crops.kind == "photo").to_numpy())
 
 
 def recall_of_vectors(vectors: np.ndarray, products: np.ndarray, is_photo: np.ndarray) -> float:
@@ -53,13 +54,8 @@ def recall_of_vectors(vectors: np.ndarray, products: np.ndarray, is_photo: np.nd
     query = ~is_photo & np.isin(products, products[is_photo])
     if not query.any():
         return 0.0
-    products = numbered(products)
-    calculator = AccuracyCalculator(include=("precision_at_1",), k=1)
-    return float(
-        calculator.get_accuracy(vectors[query], products[query], vectors[is_photo], products[is_photo])[
-            "precision_at_1"
-        ]
-    )
+    indices = nearest(vectors[query], vectors[is_photo])[1][:, 0]  # (N,)
+    return float((products[is_photo][indices] == products[query]).mean())
 
 
 def retrieval_figures(queries: Crops, gallery: Crops, kinds: np.ndarray | None = None) -> dict:
@@ -108,8 +104,10 @@ def nearest_right_and_wrong(queries: Crops, gallery: Crops) -> pd.DataFrame:
         distances, indices = nearest(queries.vectors[rows], gallery.vectors[places])
         if len(places):
             right[rows], right_distance[rows] = places[indices[:, 0]], distances[:, 0]
-    # Among one more than a product has crops, one at least is of another.
-    most = np.unique(gallery.products, return_counts=True)[1].max(initial=0)
+    # Among one more than a product has crops, one at least is of another. Only products that are asked for count: distractors,
+    # which share an id, are many.
+    asked = gallery.products[np.isin(gallery.products, queries.products)]
+    most = np.unique(asked, return_counts=True)[1].max(initial=0)
     distances, indices = nearest(queries.vectors, gallery.vectors, int(most) + 1)
     others = gallery.products[indices] != queries.products[:, None]
     rows = np.flatnonzero(others.any(axis=1))

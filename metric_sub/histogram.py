@@ -8,6 +8,7 @@ from shared.boxes import clip_boxes
 BINS = (24, 8, 8)  # hue, saturation, value
 RANGES = (0, 180, 0, 256, 0, 256)  # of OpenCV's 8-bit HSV
 DIMENSION = int(np.prod(BINS))
+NO_CUT_OFF = 2.0  # the largest distance between unit vectors: match.max_distance is meant for embeddings alone
 
 
 def histogram(crop_rgb: np.ndarray) -> np.ndarray:

@@ -20,13 +20,13 @@ from shared.config import Config, Match, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
+from shared.tables import BOX
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, chunks, locked, read_step
 
 log = logging.getLogger("match")
 
 MEDIA_PER_PART = {"photos": 64, "videos": 4}
-BOX = ["x1", "y1", "x2", "y2"]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from metric_sub.confusions import draw_confusions, worst_confusions
 from metric_sub.cut_off import draw_distances, propose_cut_off
 from metric_sub.embed import join_vectors
 from metric_sub.evaluate import FIGURES, RECALL_AT, Crops, nearest_right_and_wrong, retrieval_figures
+from metric_sub.histogram import NO_CUT_OFF
 from metric_sub.infer import read_trained
 from metric_sub.labelled import labelled_boxes, match_and_score
 from metric_sub.score import LEVELS
@@ -31,7 +32,6 @@ from shared.work import locked, write_json, write_whole
 log = logging.getLogger("evaluate")
 
 CONFUSIONS = 24  # on the sheet, at most
-NO_CUT_OFF = 2.0  # the largest distance between unit vectors: match.max_distance is meant for embeddings alone
 
 
 @dataclass(frozen=True)

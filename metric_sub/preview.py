@@ -15,22 +15,21 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from metric_sub.batches import EmbedderBatches
-from metric_sub.crops import CropRule, crops_of_boxes
-from metric_sub.embedder import InputRule
+from metric_sub.crops import crops_of_boxes
 from metric_sub.training_crops import cut_training_crops, products_of
-from shared.boxes import expand_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder
 from shared.dataset import read_dataset, train_and_validation
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames, read_picture
-from shared.tables import Dataset
+from shared.sheet import INK_RGB, PAPER_RGB, fitted, latin
+from shared.tables import BOX, Dataset
 from shared.work import locked, write_whole
 
 N_PRODUCTS, N_SHOWN = 24, 4  # that crops are cut of, for the batches; that have rows of their own
 WIDTH, CAPTION, GAP, LINE, FONT, TITLE = 1400, 190, 6, 17, 13, 19  # px
 SIDE, BATCH_SIDE = 104, 56  # px: the square root of a picture's area
-INK_RGB, PALE_RGB, PAPER_RGB, PLAIN_RGB = (25, 25, 30), (105, 105, 115), (231, 231, 237), (40, 160, 80)
+PALE_RGB, PLAIN_RGB = (105, 105, 115), (40, 160, 80)
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,9 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
     part, _ = train_and_validation(dataset, config.embed_train.parts, config.data.validation_parts, config.data.holdout)
     boxes = products_of(part, config)
     if boxes.empty:
-        raise UserError("no labelled product to show: expected boxes with instance_id above 0 in the training parts.")
+        raise UserError(
+            "no labelled product to show: expected boxes with instance_id above 0 in the training parts (embed_train.parts)."
+        )
     n_kinds = boxes.groupby("product").kind.nunique()
     drawn = n_kinds.sample(frac=1, random_state=config.seed).sort_values(ascending=False, kind="stable")
     shown = boxes[boxes["product"].isin(drawn.index[:N_PRODUCTS])]
@@ -83,7 +84,6 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
 def blocks_of(crops: pd.DataFrame, config: Config, model: Embedder) -> list[Block]:
     """A block for each augmentation that a phase uses, and one of whole batches."""
     batches = EmbedderBatches(crops, config, model)
-    rule = InputRule.of(model, config.embed).crop_rule(config.embed)
     phases = config.embed_train.phases
     shown = _rows_to_show(crops)
     blocks = []
@@ -94,10 +94,10 @@ def blocks_of(crops: pd.DataFrame, config: Config, model: Embedder) -> list[Bloc
             Block(
                 f"{name}: phase {', '.join(used)}",
                 ", ".join(f"{key} {value:g}" for key, value in settings.items() if value) or "nothing",
-                [_augmented_strip(crops, row, batches, rule, name, config.data.max_pixels) for row in shown],
+                [_augmented_strip(crops, row, batches, name, config.data.max_pixels) for row in shown],
             )
         )
-    return [*blocks, _batches_block(crops, batches, rule)]
+    return [*blocks, _batches_block(batches)]
 
 
 def _rows_to_show(crops: pd.DataFrame) -> list[int]:
@@ -112,13 +112,11 @@ def _rows_to_show(crops: pd.DataFrame) -> list[int]:
     return rows
 
 
-def _augmented_strip(
-    crops: pd.DataFrame, row: int, batches: EmbedderBatches, rule: CropRule, name: str, max_pixels: int
-) -> Strip:
+def _augmented_strip(crops: pd.DataFrame, row: int, batches: EmbedderBatches, name: str, max_pixels: int) -> Strip:
     """A row's crop as inference would see it, then as many augmented ones as there is place for."""
     crop = crops.loc[row]
-    plain, groups = crops_of_boxes(read_picture(crop.crop, max_pixels), [crop[["x1", "y1", "x2", "y2"]]], rule)
-    size_hw = rule.size_of(groups[0])
+    plain, groups = crops_of_boxes(read_picture(crop.crop, max_pixels), [crop[BOX]], batches.rule)
+    size_hw = batches.rule.size_of(groups[0])
     augmented = [
         _pixels(batches.augmented(row, size_hw, name, (0, 1, 2), np.random.default_rng([row, number])))
         for number in range(_n_beside(size_hw, SIDE) - 1)
@@ -128,12 +126,11 @@ def _augmented_strip(
     return Strip(caption, [*plain, *augmented], SIDE, n_plain=1)
 
 
-def _batches_block(crops: pd.DataFrame, batches: EmbedderBatches, rule: CropRule) -> Block:
+def _batches_block(batches: EmbedderBatches) -> Block:
     """The first batch of each task and aspect group."""
-    groups = rule.groups_of(expand_boxes(crops[["x1", "y1", "x2", "y2"]].to_numpy("float32"), rule.margin))
     first = {}  # a step by task and group
     for step in range(len(batches)):
-        first.setdefault((batches.phase_of(step).task, int(groups[batches.rows_of(step)[0]])), step)
+        first.setdefault((batches.phase_of(step).task, int(batches.groups[batches.rows_of(step)[0]])), step)
     strips = []
     for phase, group, task, step in sorted(
         (bisect_right(batches.phase_begins, step), group, task, step) for (task, group), step in first.items()
@@ -141,7 +138,7 @@ def _batches_block(crops: pd.DataFrame, batches: EmbedderBatches, rule: CropRule
         images, classes, _, share = batches[step]
         n_classes = len(classes.unique())
         caption = [
-            f"group {group + 1} of {len(rule.ratios)}, phase {phase}",
+            f"group {group + 1} of {len(batches.rule.ratios)}, phase {phase}",
             f"{images.shape[3]} x {images.shape[2]} px",
             f"{len(classes)} crops, products: {n_classes}" if task == "products" else f"two views of {n_classes} crops",
             *([f"mixed: {share:.2f} and {1 - share:.2f}"] if share < 1 else []),
@@ -161,8 +158,8 @@ def draw_sheet(blocks: Sequence[Block]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     top = 2 * GAP
     for block, height in zip(blocks, heights, strict=True):
-        draw.text((2 * GAP, top), _plain(block.heading), INK_RGB, ImageFont.load_default(TITLE))
-        draw.text((2 * GAP, top + TITLE + GAP), _plain(block.text), PALE_RGB, ImageFont.load_default(FONT))
+        draw.text((2 * GAP, top), latin(block.heading), INK_RGB, ImageFont.load_default(TITLE))
+        draw.text((2 * GAP, top + TITLE + GAP), latin(block.text), PALE_RGB, ImageFont.load_default(FONT))
         below = top + _heading_height()
         for strip in block.strips:
             _draw_strip(sheet, draw, strip, below)
@@ -172,8 +169,9 @@ def draw_sheet(blocks: Sequence[Block]) -> Image.Image:
 
 
 def _draw_strip(sheet: Image.Image, draw: ImageDraw.ImageDraw, strip: Strip, top: int) -> None:
+    font = ImageFont.load_default(FONT)
     for number, line in enumerate(strip.caption):
-        draw.text((2 * GAP, top + number * LINE), _fitted(_plain(line)), INK_RGB, ImageFont.load_default(FONT))
+        draw.text((2 * GAP, top + number * LINE), fitted(latin(line), font, CAPTION - 3 * GAP), INK_RGB, font)
     width, height = _shown_size(strip.pictures[0].shape[:2], strip.side)
     n_beside = _n_beside(strip.pictures[0].shape[:2], strip.side)
     for number, picture in enumerate(strip.pictures):
@@ -210,19 +208,6 @@ def _block_height(block: Block) -> int:
 def _pixels(image: Tensor) -> np.ndarray:
     """float32 (3, H, W) of 0..1 -> uint8 (H, W, 3)."""
     return (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-
-
-def _plain(text: str) -> str:
-    """The font has Latin letters alone: others are written as their numbers, so that names stay apart."""
-    return text.encode("latin-1", "backslashreplace").decode("latin-1")
-
-
-def _fitted(text: str) -> str:
-    """The text, its end cut where it is wider than a caption."""
-    font = ImageFont.load_default(FONT)
-    while font.getlength(text) > CAPTION - 3 * GAP:
-        text = f"{text[:-4]}..."
-    return text
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
-from shared.tables import Dataset
+from shared.tables import BOX, Dataset
 from shared.work import read_step, write_whole
 
 log = logging.getLogger("report")
@@ -335,7 +335,7 @@ def _right_photo(run: Run, item_id: str, match, max_pixels: int) -> Picture:
         media_id = match.item_media_id
     else:
         media_id = media.media_id[(media.kind == "photo") & (media.item_id == item_id)].iloc[0]
-    boxes = labels[(labels.media_id == media_id) & (labels.product_id == item_id)][["x1", "y1", "x2", "y2"]].to_numpy()
+    boxes = labels[(labels.media_id == media_id) & (labels.product_id == item_id)][BOX].to_numpy()
     return _photo(run, media_id, f"right: item {item_id}", boxes, TRUTH_RGB, max_pixels)
 
 

@@ -14,6 +14,7 @@ from shared.boxes import pairwise_iou
 from shared.cli import config_of, parse_options, run_entry
 from shared.dataset import read_dataset
 from shared.errors import UserError
+from shared.tables import BOX
 
 log = logging.getLogger("score")
 
@@ -114,7 +115,7 @@ def _look_up(truth: Truth) -> _Lookup:
     labels = labels[labels.product_id == labels.owner_id]
     in_photos, in_videos = labels[labels.kind == "photo"], labels[labels.kind == "video"]
     frames = truth.labelled.merge(videos, on="media_id")
-    boxes = in_photos[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
+    boxes = in_photos[BOX].to_numpy(np.float64)
     instances = in_photos.instance_id.to_numpy()
     rows_of_photo = in_photos.groupby(["owner_id", "name"]).indices
     return _Lookup(

@@ -10,14 +10,13 @@ from metric_sub.embedder import InputRule
 from shared.boxes import clip_boxes, expand_boxes
 from shared.config import Config
 from shared.dataset import media_fingerprint
-from shared.errors import UserError
 from shared.frames import read_picture, write_jpeg
 from shared.progress import progress_bar
-from shared.tables import Dataset
+from shared.tables import BOX, Dataset
 from shared.work import Step, chunks, table_fingerprint
 
 PICTURES_PER_PART = 200
-COLUMNS = ["media_id", "kind", "frame_index", "product", "product_id", "crop", "x1", "y1", "x2", "y2", "chroma"]
+COLUMNS = ["media_id", "kind", "frame_index", "product", "product_id", "crop", *BOX, "chroma"]
 
 
 def products_of(dataset: Dataset, config: Config) -> pd.DataFrame:
@@ -36,20 +35,14 @@ def cut_training_crops(
 
     Boxes are those of products, and where a phase has the task `views` distractors too, whose product is 0.
     `crop` is the file's path, x1..y2 the box in the crop's pixels. `pictures` tells each (media_id, frame_index)'s file.
-    Raises UserError where no product is left to learn from.
     """
     boxes = (
         _labelled_boxes(dataset, config)
         .merge(pictures, on=["media_id", "frame_index"])
         .sort_values(["media_id", "frame_index"], ignore_index=True)
     )
-    is_product = boxes["product"] > 0
-    if not is_product.any():
-        raise UserError(
-            "no labelled product to train the embedders on: expected boxes with instance_id above 0 in the annotations."
-        )
     if all(phase.task == "products" for phase in config.embed_train.phases):
-        boxes = boxes[is_product]
+        boxes = boxes[boxes["product"] > 0]
     margin = config.embed.crop_margin
     jitter = max(settings.box_jitter for settings in config.embed_train.augment.values())
     room = margin + (1 + 2 * margin) * jitter  # sides move by shares of the box with its margin

@@ -12,10 +12,10 @@ from metric_sub.infer import read_trained
 from metric_sub.labelled import boxed_pictures
 from shared.config import Config
 from shared.progress import progress_bar
+from shared.tables import BOX
 from shared.work import Step, chunks, table_fingerprint
 
 MEDIA_PER_PART = 16
-BOX = ["x1", "y1", "x2", "y2"]
 
 
 def load_models(config: Config, weights: Path) -> dict[str, CropEmbedder]:
@@ -85,8 +85,8 @@ def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, max
 
         step.build_parts(len(parts), build)
     empty = {
+        "read": pd.DataFrame({"place": np.zeros(0, np.int64)}),
         "histograms": np.zeros((0, DIMENSION), np.float32),
         **{f"vectors.{name}": np.zeros((0, model.dimension), np.float32) for name, model in models.items()},
-        "read": pd.DataFrame({"place": np.zeros(0, np.int64)}),
     }
     step.finish(len(parts), list(empty), empty)

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-BOX = ["x1", "y1", "x2", "y2"]
+from shared.tables import BOX
+
 PHOTO_COLUMNS = {
     "item_id": "item_id",
     "media_id": "item_media_id",

@@ -15,7 +15,7 @@ from shared.cli import config_of, parse_options, run_entry
 from shared.dataset import annotation_path, coco_files, read_dataset
 from shared.media import MediaError, probe_video, read_photo
 from shared.progress import progress_bar
-from shared.tables import SINGLE_PART, Dataset
+from shared.tables import BOX, SINGLE_PART, Dataset
 
 OVERRUN_PX = 2  # labels may pass the picture's edge by rounding; more means that they belong to another picture
 
@@ -60,7 +60,7 @@ def misplaced_labels(dataset: Dataset, sizes: dict[str, tuple[int, int, int]]) -
         if row.media_id in sizes and not 0 <= row.frame_index < sizes[row.media_id][2]
     ]
     labels = dataset.labels[dataset.labels.media_id.isin(list(sizes))]
-    boxes = labels[["x1", "y1", "x2", "y2"]].to_numpy()
+    boxes = labels[BOX].to_numpy()
     width, height = np.array([sizes[media_id][:2] for media_id in labels.media_id], np.float32).reshape(-1, 2).T
     overrun = abs(boxes - clip_boxes(boxes, width, height)).max(axis=1, initial=0) > OVERRUN_PX
     for row in labels[overrun].itertuples():

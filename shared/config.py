@@ -20,9 +20,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Colours = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
-Precision = Annotated[
-    Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)
-]  # YAML's bare no is false
+# YAML's bare no is false.
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class Section(BaseModel):
@@ -128,9 +127,8 @@ class Embedder(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     backbone: str  # any timm backbone
     pretrained: bool | str
-    input_size: (
-        Count | None
-    )  # px: the side of a square crop; other aspect ratios keep its area; null: the backbone's own
+    # px: the side of a square crop; other aspect ratios keep its area; null: the backbone's own
+    input_size: Count | None
     seed: int
     epochs: Count
     batch_size: Count  # crops of one step, over all processes
@@ -381,7 +379,10 @@ def _in_words(problem: dict) -> str:
         return f"unknown key {dotted!r}{_nearest(str(place[-1]), _keys_beside(place))}"
     if kind == "missing":
         return f"missing key {dotted!r}. Every key is required; copy it from configs/cpu.yaml."
-    return f"{dotted or 'config'}: {problem['msg']}, found {problem['input']!r:.80}"
+    if kind == "value_error":  # a check of our own, which tells what it found
+        told = problem["msg"].removeprefix("Value error, ")
+        return f"{dotted}: {told}" if dotted else told
+    return f"{dotted}: {problem['msg']}, found {problem['input']!r:.80}"
 
 
 def _keys_beside(place: tuple) -> list[str]:

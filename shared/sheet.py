@@ -27,7 +27,7 @@ def lay_out(
     n_rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * step_x + MARGIN, top + n_rows * step_y), PAPER_RGB)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), _plain(title), INK_RGB, ImageFont.load_default(FONT + 3))
+    draw.text((MARGIN, MARGIN), latin(title), INK_RGB, ImageFont.load_default(FONT + 3))
     left = MARGIN
     for words, colour in key:
         middle = MARGIN + 2 * LINE_HEIGHT
@@ -38,18 +38,18 @@ def lay_out(
         left, above = MARGIN + place % columns * step_x, top + place // columns * step_y
         sheet.paste(picture, (left, above))
         for number, line in enumerate(caption):
-            line = _fitted(_plain(line), font, side)
+            line = fitted(latin(line), font, side)
             draw.text((left, above + side + 2 + number * LINE_HEIGHT), line, INK_RGB, font)
     return sheet
 
 
-def _plain(text: str) -> str:
+def latin(text: str) -> str:
     """The font has Latin letters alone: others are written as their numbers, so that names stay apart."""
     return text.encode("latin-1", "backslashreplace").decode("latin-1")
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, its beginning cut where it is wider than a picture: of a path the end tells most."""
+def fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, its beginning cut where it is wider than `width` px: of a path the end tells most."""
     if font.getlength(text) <= width:
         return text
     return next(f"...{text[k:]}" for k in range(1, len(text) + 1) if font.getlength(f"...{text[k:]}") <= width)

@@ -8,19 +8,8 @@ import pandas as pd
 from shared.errors import UserError
 
 MEDIA_COLUMNS = ["media_id", "kind", "part", "item_id", "name", "path", "bytes", "mtime_ns"]
-LABEL_COLUMNS = [
-    "media_id",
-    "frame_index",
-    "label",
-    "viewpoint",
-    "display",
-    "instance_id",
-    "product_id",
-    "x1",
-    "y1",
-    "x2",
-    "y2",
-]
+BOX = ["x1", "y1", "x2", "y2"]  # pixels; x2 and y2 exclusive
+LABEL_COLUMNS = ["media_id", "frame_index", "label", "viewpoint", "display", "instance_id", "product_id", *BOX]
 SINGLE_PART = "."
 
 
@@ -59,7 +48,7 @@ def media_row(root: Path, part: str, kind: str, item_id: str, path: Path) -> tup
 
 def label_table(rows: list[tuple]) -> pd.DataFrame:
     """LABEL_COLUMNS of the rows, boxes as float32."""
-    return pd.DataFrame(rows, columns=LABEL_COLUMNS).astype(dict.fromkeys(["x1", "y1", "x2", "y2"], "float32"))
+    return pd.DataFrame(rows, columns=LABEL_COLUMNS).astype(dict.fromkeys(BOX, "float32"))
 
 
 def labelled_table(rows: list[tuple[str, int]]) -> pd.DataFrame:

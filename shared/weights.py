@@ -129,12 +129,9 @@ def fill_backbone(
         try:
             state = timm.create_model(name, pretrained=True).state_dict()
         except Exception as error:  # from no network to no such file, the hub raises many kinds
-            said = timm.get_pretrained_cfg(name)
-            file = f"model.safetensors of {said.hf_hub_id} on the Hugging Face hub" if said.hf_hub_id else said.url
-            path = f"{place}/{name}{'.safetensors' if said.hf_hub_id else Path(said.url or '').suffix}"
             raise UserError(
-                f"{key}: {source} cannot be fetched ({type(error).__name__}: {error}). Fetch {file or 'its file'} on a "
-                f"machine with a network, put it at {path} and set {key} to that path; or set it to false to begin without."
+                f"{key}: {source} cannot be fetched ({type(error).__name__}: {error}). {_how_to_fetch(name, key, place)} Or set "
+                f"{key} to false to begin without."
             ) from None
         state = rename(state)
     else:
@@ -152,6 +149,19 @@ def fill_backbone(
         body.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
     except RuntimeError as error:
         raise UserError(f"{source}: not the weights of {name}: {error}") from None
+
+
+def _how_to_fetch(name: str, key: str, place: str) -> str:
+    """How to bring timm's weights of `name` by hand, as a sentence."""
+    try:
+        said = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # timm knows the architecture, but no weights of that tag
+        said = None
+    if said is None or not (said.hf_hub_id or said.url):
+        return f"timm knows no weights of that name: set {key} to the path of a file that fits."
+    file = f"model.safetensors of {said.hf_hub_id} on the Hugging Face hub" if said.hf_hub_id else said.url
+    path = f"{place}/{name}{'.safetensors' if said.hf_hub_id else Path(said.url).suffix}"
+    return f"Fetch {file} on a machine with a network, put it at {path} and set {key} to that path."
 
 
 def pretrained_sha256(pretrained: bool | str) -> str | None:

@@ -44,14 +44,21 @@ def data(tmp_path):
 
 
 def test_finds_items_by_their_colour(data):
-    config = load_config("configs/cpu.yaml", ["match.max_distance=2"])
-    answer = score_histograms(data, config)
+    answer = score_histograms(data, load_config("configs/cpu.yaml"))
     assert (answer["S1"], answer["S2"], answer["S3"], answer["N_GT"]) == (1, 1, 1, 2)
+
+
+def test_the_cut_off_of_embeddings_is_not_for_histograms(data):
+    picture = plain(RED)
+    picture[:, 30:] = 120  # half of it: sqrt(2 - sqrt(2)) = 0.77 from its video
+    cv2.imwrite(str(data / "image/010001/0.png"), picture[:, :, ::-1])
+    answer = score_histograms(data, load_config("configs/cpu.yaml", ["match.max_distance=0.5"]))
+    assert answer["N_P"] == 2 and answer["S1"] == 1
 
 
 def test_a_video_that_cannot_be_read_is_left_out(data):
     (data / "video/010002.mp4").write_bytes(b"no video")
-    answer = score_histograms(data, load_config("configs/cpu.yaml", ["match.max_distance=2"]))
+    answer = score_histograms(data, load_config("configs/cpu.yaml"))
     assert (answer["N_P"], answer["TP"]["S1"]) == (1, 1)
 
 

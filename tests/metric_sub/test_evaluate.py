@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import nn
 
+import metric_sub.embed
+import metric_sub.evaluate
 from metric_sub.crops import CropRule
 from metric_sub.embedder import TrainedEmbedder
 from metric_sub.evaluate import Crops, nearest_right_and_wrong, recall_at_1, recall_of_vectors, retrieval_figures
@@ -65,7 +67,7 @@ class MeanColour(nn.Module):
         return nn.functional.normalize(crops.mean(dim=(2, 3)), dim=1)
 
 
-def test_crops_are_cut_at_their_boxes(tmp_path):
+def test_crops_are_cut_at_their_boxes_and_few_are_held_at_once(tmp_path, monkeypatch):
     rows = []
     for k, (product, kind, colour) in enumerate(
         [
@@ -85,6 +87,16 @@ def test_crops_are_cut_at_their_boxes(tmp_path):
     embedder = TrainedEmbedder(MeanColour().eval(), CropRule(32, 0.0, (0.5, 1.0, 2.0), "bilinear"), False)
     assert recall_at_1([embedder], crops, 2, 10**6) == pytest.approx(2 / 3)
     assert recall_at_1([embedder], crops.iloc[:0], 2, 10**6) == 0.0
+    held = []
+
+    def embed_by_model(model, crops_rgb, *settings):
+        held.append(len(crops_rgb))
+        return metric_sub.embed.embed_crops(*model, crops_rgb, *settings)
+
+    monkeypatch.setattr(metric_sub.embed, "embed_by_model", embed_by_model)
+    monkeypatch.setattr(metric_sub.evaluate, "CROPS_AT_ONCE", 2)
+    assert recall_at_1([embedder], crops, 2, 10**6) == pytest.approx(2 / 3)
+    assert held == [2, 2, 1]
 
 
 def test_ids_that_float32_cannot_tell_apart_are_told_apart():
@@ -209,6 +221,26 @@ def test_nearest_right_and_wrong_equal_brute_force():
         allowed = np.where(mask, distances, np.inf)
         assert found[name].tolist() == allowed.argmin(axis=1).tolist()
         assert found[f"{name}_distance"].to_numpy() == pytest.approx(allowed.min(axis=1), abs=1e-6)
+
+
+def test_many_distractors_cost_no_longer_search(monkeypatch):
+    queries, gallery = random_crops(3, 50, 60, 12)
+    distractors = random_crops(4, 500, 0, 12)[0].vectors
+    gallery = Crops(
+        np.concatenate([gallery.vectors, distractors]), np.concatenate([gallery.products, np.zeros(500, np.int64)])
+    )
+    asked = []
+
+    def nearest(query, of, n_neighbours=1):
+        asked.append(n_neighbours)
+        return metric_sub.search.nearest(query, of, n_neighbours)
+
+    monkeypatch.setattr(metric_sub.evaluate, "nearest", nearest)
+    found = nearest_right_and_wrong(queries, gallery)
+    assert max(asked) == np.unique(gallery.products[:-500], return_counts=True)[1].max() + 1 < 20
+    distances = np.linalg.norm(queries.vectors[:, None].astype(np.float64) - gallery.vectors[None], axis=2)
+    wrong = np.where(queries.products[:, None] == gallery.products[None], np.inf, distances)
+    assert found.wrong.tolist() == wrong.argmin(axis=1).tolist()
 
 
 def test_nearest_right_and_wrong_where_there_is_none():

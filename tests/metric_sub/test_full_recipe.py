@@ -1,4 +1,8 @@
-"""The full recipe's networks under its own settings: configs/wab.yaml on small crops of the drawn set, ten steps each."""
+"""The full recipe's networks by configs/wab.yaml, ten steps each on the drawn set.
+
+Phases, losses, optimiser and augmentation are the recipe's own. What differs: random weights, one aspect group, float32, and the
+size of crops and batches.
+"""
 
 import numpy as np
 import pytest

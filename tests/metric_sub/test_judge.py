@@ -13,13 +13,13 @@ from PIL import Image
 import metric_sub.vectors
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import build_embedder, load_embedders, save_embedder
+from metric_sub.evaluate import FIGURES, Crops
 from metric_sub.judge import main
 from shared.config import dump_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.media import read_frames, read_photo
-
-FIGURES = ("recall_at_1", "recall_at_5", "recall_at_10", "mAP_at_R")
+from tests.metric_sub.test_evaluate import loops
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def figures_in(folder):
 
 
 def crops_of(data, weights, config, names):
-    """(vectors, products) of the video crops of products and of all photo crops, straight from the files."""
+    """{kind: Crops}: the video crops of products and all photo crops, straight from the files."""
     dataset = read_dataset(data)
     embedder = CropEmbedder([load_embedders(weights / name, flip=config.embed.flip) for name in names], 7)
     products = {"photo": [], "video": []}
@@ -64,21 +64,14 @@ def crops_of(data, weights, config, names):
                 embedder.add(image_rgb, of_frame[["x1", "y1", "x2", "y2"]].to_numpy())
                 products[kind] += of_frame.instance_id.tolist()
         vectors[kind] = embedder.take()
-    return vectors, {kind: np.array(ids) for kind, ids in products.items()}
+    return {kind: Crops(vectors[kind], np.array(ids)) for kind, ids in products.items()}
 
 
-def loops(vectors, products, gallery):
-    """recall@1, 5, 10 and mAP@R by their definitions, and each query's nearest right and wrong distance."""
-    figures, distances_of = {name: [] for name in FIGURES}, []
-    for vector, product in zip(vectors["video"], products["video"], strict=True):
-        distances = np.linalg.norm(vectors["photo"][gallery].astype(np.float64) - vector, axis=1)
-        same = products["photo"][gallery] == product
-        right = same[np.argsort(distances)]
-        for k in (1, 5, 10):
-            figures[f"recall_at_{k}"].append(right[:k].any())
-        figures["mAP_at_R"].append(sum(right[: i + 1].mean() for i in range(right.sum()) if right[i]) / right.sum())
-        distances_of.append((distances[same].min(), distances[~same].min()))
-    return {name: np.mean(values) for name, values in figures.items()}, np.array(distances_of)
+def nearest_distances(crops):
+    """(N, 2): each query's distance to the nearest photo crop of its own product, and to that of any other."""
+    distances = np.linalg.norm(crops["video"].vectors[:, None].astype(np.float64) - crops["photo"].vectors, axis=2)
+    same = crops["video"].products[:, None] == crops["photo"].products
+    return np.stack([np.where(mask, distances, np.inf).min(axis=1) for mask in (same, ~same)], axis=1)
 
 
 def test_figures_of_each_model_and_of_the_ensemble(options, tiny_data, tiny_config, tmp_path, capsys):
@@ -91,11 +84,11 @@ def test_figures_of_each_model_and_of_the_ensemble(options, tiny_data, tiny_conf
     assert figures["frames"] == [0, 8, 16] and figures["parts"] == ["train", "validation"]
     assert set(figures["weights"]) == {"a", "b"}
     for name, of_name in (("a", figures["models"]["a"]), ("b", figures["models"]["b"]), ("ab", figures["ensemble"])):
-        vectors, products = crops_of(tiny_data, tmp_path / "weights", tiny_config, list(name))
-        shown = np.isin(products["photo"], products["video"])
+        crops = crops_of(tiny_data, tmp_path / "weights", tiny_config, list(name))
+        shown = np.isin(crops["photo"].products, crops["video"].products)
         for part, gallery in (("retrieval", shown | True), ("without_look_alikes", shown)):
-            expected, _ = loops(vectors, products, gallery)
-            assert {key: of_name[part][key] for key in FIGURES} == pytest.approx(expected)
+            expected = loops(crops["video"], crops["photo"].of(gallery))
+            assert [of_name[part][key] for key in FIGURES] == pytest.approx(expected)
         assert {kind: of["queries"] for kind, of in of_name["retrieval"]["by_kind"].items()} == {"even": 6, "odd": 3}
         assert of_name["matching"]["N_GT"] == 3 and set(of_name["matching"]["by_kind"]) == {"even", "odd"}
         assert of_name["matching"]["max_distance"] == tiny_config.match.max_distance
@@ -115,8 +108,7 @@ def test_the_cut_off_is_the_best_of_all_distances(options, tiny_data, tiny_confi
     arguments, folder, _ = options
     main(arguments)
     cut_off = figures_in(folder)["cut_off"]
-    vectors, products = crops_of(tiny_data, tmp_path / "weights", tiny_config, ["a", "b"])
-    _, distances = loops(vectors, products, np.ones(12, bool))
+    distances = nearest_distances(crops_of(tiny_data, tmp_path / "weights", tiny_config, ["a", "b"]))
     tried = np.unique(distances)
     best = max(((distances[:, 0] <= d).mean() + (distances[:, 1] > d).mean()) / 2 for d in tried)
     assert cut_off["balanced_accuracy"] == pytest.approx(best)

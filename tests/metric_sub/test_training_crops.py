@@ -8,7 +8,6 @@ import pytest
 from metric_sub.training_crops import COLUMNS, cut_training_crops, products_of
 from shared.config import Config
 from shared.dataset import read_dataset
-from shared.errors import UserError
 from shared.frames import extract_labelled_frames, read_picture
 from tests.drawing import COLOURS, LABELLED_FRAMES
 
@@ -82,12 +81,14 @@ def test_there_is_room_for_the_margin_and_the_largest_jitter(tiny_data, tiny_con
         assert [row.x1, row.y1, width - row.x2, height - row.y2] == pytest.approx([left, top, right, bottom], abs=0.51)
 
 
-def test_without_a_product_there_is_nothing_to_learn(tiny_data, tiny_config, tmp_path):
+def test_without_a_product_there_are_distractors_or_nothing(tiny_data, tiny_config, tmp_path):
     for path in tiny_data.glob("*/*_annotation/**/*.json"):
         tree = json.loads(path.read_text())
         for each in tree["annotations"] if "annotations" in tree else tree["frames"]:
             for annotation in [each] if "box" in each else each["annotations"]:
                 annotation["instance_id"] = 0
         path.write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="no labelled product"):
-        cut(tiny_data, changed(tiny_config, ("views", "products")), tmp_path)
+    crops = cut(tiny_data, changed(tiny_config, ("views", "products")), tmp_path)
+    assert len(crops) == N_PHOTOS + N_FRAMES + N_DISTRACTORS and set(crops["product"]) == {0}
+    nothing = cut(tiny_data, changed(tiny_config), tmp_path)
+    assert nothing.empty and nothing.columns.tolist() == COLUMNS

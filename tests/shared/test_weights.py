@@ -222,3 +222,26 @@ def test_a_file_that_does_not_fit_wholly_is_refused(filled, change, expected):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth"):
         fill_backbone(body_of(1), BACKBONE, str(tmp_path / "nowhere.pth"), "key", "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet10t", ["of timm/resnet10t.c3_in1k on the Hugging Face hub", "put it at here/resnet10t.safetensors"]),
+        ("resnet10t.no_such", ["timm knows no weights of that name"]),
+        ("ese_vovnet99b", ["timm knows no weights of that name"]),
+        ("no_such_network", ["timm knows no weights of that name"]),
+    ],
+)
+def test_where_timm_has_or_reaches_no_weights_it_is_told_what_to_do(name, expected, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(UserError) as caught:
+        fill_backbone(nn.Identity(), name, True, "embedders.x.pretrained", "here")
+    message = str(caught.value)
+    assert message.startswith(
+        f"embedders.x.pretrained: timm's weights of {name} cannot be fetched (OSError: no network)"
+    )
+    assert all(words in message for words in [*expected, "set embedders.x.pretrained to"])
