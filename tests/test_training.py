@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,13 @@ def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(
         stage.main(options("work"))
     entries = read_result(tmp_path / "work" / "result.json")
     assert set(entries) <= {"000000", "000001", "000002"}
+
+
+def test_data_without_a_product_trains_no_embedder(options, tiny_data):
+    for path in (tiny_data / "train").rglob("*_annotation/**/*.json"):
+        path.write_text(re.sub(r'"instance_id": \d+', '"instance_id": 0', path.read_text()))
+    with pytest.raises(UserError, match="no labelled product to train on: expected boxes with instance_id above 0"):
+        metric_sub.train.main(options("work"))
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 import metric_sub.train
 from metric_sub.batches import Batch
 from metric_sub.embedder import build_embedder, load_embedders
+from metric_sub.losses import build_loss
 from metric_sub.plan import plan_of
 from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
-from metric_sub.train import judge, set_mode, training_network
+from metric_sub.train import backward, judge, set_mode, training_network
 from shared.config import EmbedTrain
 from shared.errors import UserError
 from shared.training import Best
@@ -202,6 +204,40 @@ def test_snapshots_are_averaged_and_their_norms_taken_anew():
     assert torch.allclose(
         average.norm.running_var, torch.stack([each.var(dim=0) for each in outputs]).mean(dim=0), atol=1e-5
     )
+
+
+def test_two_accumulated_batches_have_the_mean_of_their_gradients(tiny_config):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3, 5), nn.Tanh())
+    rows, classes, phase = (
+        torch.randn(2, 6, 3, 1, 1),
+        torch.arange(12).view(2, 6) % 3,
+        tiny_config.embed_train.phases[0],
+    )
+    config = settings(tiny_config, accumulate=2)
+    accumulated, expected = [], []
+    for total in (accumulated, expected):
+        loss = build_loss(config.loss, 3, 5, 0)
+        torch.manual_seed(1)
+        nn.init.normal_(loss.classifier.W)
+        net.zero_grad()
+        if total is accumulated:
+            for images, labels in zip(rows, classes, strict=True):
+                given = Batch(images, labels, labels, 1.0)
+                backward(given, phase, config, net, loss, Accelerator(), 1 / config.accumulate)
+        else:
+            values = [loss(net(images), labels, labels, 1.0) for images, labels in zip(rows, classes, strict=True)]
+            torch.stack(values).mean().backward()
+        total += [weight.grad.clone() for weight in (*net.parameters(), *loss.parameters())]
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(accumulated, expected, strict=True))
+
+
+def test_a_loss_that_is_no_number_is_told(tiny_config):
+    net, phase = nn.Sequential(nn.Flatten(), nn.Linear(3, 5)), tiny_config.embed_train.phases[0]
+    given = Batch(torch.full((2, 3, 1, 1), math.nan), torch.zeros(2).long(), torch.zeros(2).long(), 1.0)
+    loss = build_loss(tiny_config.embed_train.loss, 3, 5, 0)
+    with pytest.raises(UserError, match="embed_train.phases: the loss became nan. Lower the learning_rate"):
+        backward(given, phase, tiny_config.embed_train, net, loss, Accelerator(), 1.0)
 
 
 SHARED_BATCH = """
