@@ -92,7 +92,8 @@ def kind_of(stem: str) -> str:
 
 
 def style_of(product: str) -> str:
-    return product.rpartition("-")[0]
+    """mh02-black -> mh02; a name without a hyphen is a style of its own."""
+    return product.rpartition("-")[0] or product
 
 
 def styles_outside(items: Path, parts: list[str]) -> set[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.products import kind_of, main, product_box, styles_outside
+from benchmarks.products import kind_of, main, product_box, style_of, styles_outside
 from metric_sub.embedder import build_embedder, save_embedder
 from shared.config import dump_config
 from shared.errors import UserError
@@ -86,6 +86,13 @@ def test_a_recoloured_look_alike_takes_the_query(folder, weights, capsys):
     assert figures["queries"] == 1 and figures["catalogue"] == 4
     assert figures["histogram"]["without_distractors"]["recall_at_1"] == 1
     assert figures["histogram"]["with_distractors"]["recall_at_1"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "style"), [("mh02-black", "mh02"), ("a-b-c", "a-b"), ("shoe", "shoe"), ("hat", "hat")]
+)
+def test_a_name_without_a_hyphen_is_a_style_of_its_own(name, style):
+    assert style_of(name) == style
 
 
 def test_styles_with_an_item_outside_of_the_parts(tmp_path):
