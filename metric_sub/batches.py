@@ -67,6 +67,7 @@ class EmbedderBatches(TorchDataset):
         self.classes = np.full(len(crops), -1, np.int64)
         self.classes[is_product], products = pd.factorize(crops["product"][is_product], sort=True)
         self._n_products = len(products)
+        self._shown = np.flatnonzero(is_product)  # rows that phases with task products draw from
         chroma = crops.chroma[is_product].groupby(self.classes[is_product]).median()  # by class
         self._colourful = (chroma > COLOURFUL).to_numpy()
         self.rule = InputRule.of(model, config.embed).crop_rule(config.embed)
@@ -84,7 +85,7 @@ class EmbedderBatches(TorchDataset):
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, int((self.classes >= 0).sum()) // self._model.batch_size)
+        return max(1, len(self._shown) // self._model.batch_size)
 
     def __len__(self) -> int:
         return self.phase_begins[-1]
@@ -153,7 +154,7 @@ class EmbedderBatches(TorchDataset):
     def _choose(self, step: int, rng: np.random.Generator) -> np.ndarray:
         if self.phase_of(step).task == "views":
             return choose_views(rng, self._media, self.groups, self._model.batch_size)
-        shown = np.flatnonzero(self.classes >= 0)
+        shown = self._shown
         chosen = choose_rows(
             rng,
             self.classes[shown],

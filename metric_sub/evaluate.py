@@ -73,7 +73,7 @@ def retrieval_figures(queries: Crops, gallery: Crops, kinds: np.ndarray | None =
     indices = nearest(queries.vectors, gallery.vectors, max(RECALL_AT))[1]  # (N, k)
     hits[:, : indices.shape[1]] = gallery.products[indices] == queries.products[:, None]
     found = np.maximum.accumulate(hits, axis=1)
-    products = numbered(np.concatenate([queries.products, gallery.products]))
+    products = _numbered(np.concatenate([queries.products, gallery.products]))
     products, there = products[: len(hits)], products[len(hits) :]
     calculator = AccuracyCalculator(include=("mean_average_precision_at_r",), k="max_bin_count")
 
@@ -118,6 +118,6 @@ def nearest_right_and_wrong(queries: Crops, gallery: Crops) -> pd.DataFrame:
     )
 
 
-def numbered(products: np.ndarray) -> np.ndarray:
+def _numbered(products: np.ndarray) -> np.ndarray:
     """Ids as numbers from 0: AccuracyCalculator compares labels as float32, which does not tell large ids apart."""
     return np.unique(products, return_inverse=True)[1]

@@ -151,12 +151,11 @@ def backward(
         value = views_loss(embeddings, classes, settings.loss.temperature)
     else:
         value = loss(embeddings, classes, other_classes, batch.share)
-    if not math.isfinite(value.item()):
-        raise UserError(
-            f"embed_train.phases: the loss became {value.item()}. Lower the learning_rate, or raise warmup."
-        )
+    number = value.item()
+    if not math.isfinite(number):
+        raise UserError(f"embed_train.phases: the loss became {number}. Lower the learning_rate, or raise warmup.")
     accelerator.backward(value * weight)
-    return value.item()
+    return number
 
 
 def judge(
