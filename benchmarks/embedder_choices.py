@@ -27,15 +27,15 @@ log = logging.getLogger("choices")
 
 def choices(config: Config) -> dict[str, dict]:
     """name -> the config's tree with one choice made otherwise. The first is the config as it is."""
-    train, made = config.embed_train, {}
+    train, made = config.train_of(config.embedders[0]), {}
 
     def choose(
         name: str, embed: dict | None = None, model: dict | None = None, loss: dict | None = None, **keys
     ) -> None:
         tree = config.model_dump()
-        tree["embedders"] = [tree["embedders"][0] | (model or {})]
+        tree["embedders"] = [tree["embedders"][0] | {"train": {}} | (model or {})]
         tree["embed"] |= embed or {}
-        tree["embed_train"] |= keys
+        tree["embed_train"] = train.model_dump() | keys
         tree["embed_train"]["loss"] |= loss or {}
         if tree not in made.values():
             made[name] = tree
@@ -53,6 +53,7 @@ def choices(config: Config) -> dict[str, dict]:
     choose("one scale", scales=[1.0])
     choose("three scales in turn", scales=[0.75, 1.0, 1.25])
     choose("no augmentation but the boxes' jitter", augment=augmented(**plain))
+    choose("photos on their white paper", augment=augmented(backdrop=0.0))
     choose("exact boxes", augment=augmented(box_jitter=0.0))
     choose("no colour shift, no grey", augment=augmented(channel_shift=0.0, grey=0.0))
     choose("no recoloured products", recolour=0.0)

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from itertools import permutations
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from metric_sub.augment import build_augmentation, mix_crops
+from metric_sub.backdrop import replace_paper
 from metric_sub.crops import cut_crop
 from metric_sub.embedder import InputRule
 from shared.boxes import expand_boxes
@@ -55,7 +57,7 @@ class EmbedderBatches(TorchDataset):
         self, crops: pd.DataFrame, config: Config, model: Embedder, process_index: int = 0, n_processes: int = 1
     ):
         self._config = config
-        self._train = config.embed_train
+        self._train = config.train_of(model)
         self._model = model
         check_batch_size(model, self._train.phases, n_processes)
         self._places = slice(process_index, None, n_processes)
@@ -63,6 +65,8 @@ class EmbedderBatches(TorchDataset):
         self._boxes = crops[BOX].to_numpy("float32")
         self._media = pd.factorize(crops.media_id)[0]
         self._is_photo = (crops.kind == "photo").to_numpy()
+        # Any crop's surroundings are a scene where there are no videos.
+        self._scenes = np.flatnonzero(~self._is_photo) if not self._is_photo.all() else np.arange(len(crops))
         is_product = (crops["product"] > 0).to_numpy()
         self.classes = np.full(len(crops), -1, np.int64)
         self.classes[is_product], products = pd.factorize(crops["product"][is_product], sort=True)
@@ -145,11 +149,17 @@ class EmbedderBatches(TorchDataset):
         """A row's crop, its box jittered, its colour channels in the order of `channels`, as the augmentation of that name
         leaves it: (3, h, w) float32 of 0..1."""
         settings = self._train.augment[augment]
-        picture = read_picture(self._crops[row], self._config.data.max_pixels)
+        picture = self._picture(row)
         box = jitter_box(expand_boxes(self._boxes[row], self.rule.margin)[0], settings.box_jitter, rng)
         crop = cut_crop(picture, box, size_hw, self.rule.interpolation)  # (h, w, 3)
+        if rng.random() < settings.backdrop:
+            scene = cv2.resize(self._picture(rng.choice(self._scenes)), size_hw[::-1], interpolation=cv2.INTER_AREA)
+            crop = replace_paper(crop, scene)
         torch.default_generator.manual_seed(int(rng.integers(2**63)))  # the augmentation draws from torch
         return self._augmentations[augment](torch.from_numpy(crop[..., channels]).permute(2, 0, 1))
+
+    def _picture(self, row: int) -> np.ndarray:
+        return read_picture(self._crops[row], self._config.data.max_pixels)
 
     def _choose(self, step: int, rng: np.random.Generator) -> np.ndarray:
         if self.phase_of(step).task == "views":

@@ -84,7 +84,7 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
 def blocks_of(crops: pd.DataFrame, config: Config, model: Embedder) -> list[Block]:
     """A block for each augmentation that a phase uses, and one of whole batches."""
     batches = EmbedderBatches(crops, config, model)
-    phases = config.embed_train.phases
+    phases = config.train_of(config.embedders[0]).phases
     shown = _rows_to_show(crops)
     blocks = []
     for name in dict.fromkeys(phase.augment for phase in phases):

@@ -79,18 +79,19 @@ def prepare(
 
     Takes the work folder's lock into `held`, cuts out frames and crops. Raises UserError for what cannot be trained.
     """
-    check_precision(config.embed_train.precision, "embed_train.precision")
     for model in config.embedders:
-        check_batch_size(model, config.embed_train.phases, n_processes)
+        settings = config.train_of(model)
+        check_precision(settings.precision, "embed_train.precision")
+        check_batch_size(model, settings.phases, n_processes)
     held.enter_context(locked(options.work))
     used, parts = training_data(options, config, config.embed_train.parts)
     left = []
     for model in config.embedders:
         depends = {
-            "model": model.model_dump(),
+            "model": model.model_dump(exclude={"train"}),
             "pretrained": pretrained_sha256(model.pretrained),
             "embed": config.embed.model_dump(exclude=INFERENCE_KEYS),
-            "train": config.embed_train.model_dump(exclude=RUN_KEYS),
+            "train": _decisive(config.train_of(model)),
             "data": config.data.model_dump(),
             **content_fingerprint(used),
         }
@@ -111,6 +112,12 @@ def prepare(
             f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
         )
     return left, train_crops, validation_crops
+
+
+def _decisive(settings: EmbedTrain) -> dict:
+    """What of a model's settings decides what it becomes: augmentations that no phase of it uses may change."""
+    used = {phase.augment: settings.augment[phase.augment].model_dump() for phase in settings.phases}
+    return settings.model_dump(exclude=RUN_KEYS) | {"augment": used}
 
 
 def training_network(config: Config, model: Embedder, accelerator: Accelerator) -> EmbeddingNet:
@@ -186,7 +193,7 @@ def train_embedder(
     fresh: bool,
 ) -> None:
     """The training loop of one model. Leaves the finished model in `folder`, written by the main process."""
-    settings = config.embed_train
+    settings = config.train_of(model)
     freezes = any(phase.freeze_backbone for phase in settings.phases)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=freezes)
     accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[ddp])

@@ -41,7 +41,8 @@ def cut_training_crops(
         .merge(pictures, on=["media_id", "frame_index"])
         .sort_values(["media_id", "frame_index"], ignore_index=True)
     )
-    if all(phase.task == "products" for phase in config.embed_train.phases):
+    phases = [phase for model in config.embedders for phase in config.train_of(model).phases]
+    if all(phase.task == "products" for phase in phases):
         boxes = boxes[boxes["product"] > 0]
     margin = config.embed.crop_margin
     jitter = max(settings.box_jitter for settings in config.embed_train.augment.values())

@@ -133,6 +133,8 @@ class Embedder(Section):
     epochs: Count
     batch_size: Count  # crops of one step, over all processes
     memory: Index  # remembered embeddings of earlier steps that the loss sees too; 0: none
+    # what this model has otherwise than embed_train: keys of it, in sections of it the keys that differ
+    train: dict[str, Any]
 
 
 class Embed(Section):
@@ -155,6 +157,7 @@ class Augment(Section):
     """One augmentation of training crops: probabilities, and the strengths that go with them."""
 
     box_jitter: Share  # largest shift of each side, in shares of the box
+    backdrop: Share  # a photo's white paper gives way to the scene of a video
     flip: Share
     affine: Share
     perspective: Share
@@ -257,6 +260,10 @@ class EmbedTrain(Section):
         return self
 
 
+# Keys of embed_train that all models share: the crops are cut once, and the augmentations have names.
+COMMON_TO_MODELS = ("parts", "frames", "augment")
+
+
 class Match(Section):
     keep_quantile: Share  # of an item's votes, the nearest
     min_share: Share  # of the kept votes that a video must have
@@ -289,6 +296,24 @@ class Config(Section):
         """All parts that either stage trains or validates on: both ask for the same labelled frames, cut out once."""
         return [*self.detector_train.parts, *self.embed_train.parts, *self.data.validation_parts]
 
+    def train_of(self, model: Embedder) -> EmbedTrain:
+        """embed_train with the model's own changes."""
+        return EmbedTrain.model_validate(_changed(self.embed_train.model_dump(), model.train))
+
+    @model_validator(mode="after")
+    def _models_train(self):
+        for model in self.embedders:
+            if common := [key for key in COMMON_TO_MODELS if key in model.train]:
+                raise ValueError(
+                    f"embedders.{model.name}.train: {common[0]} is common to all models; set embed_train.{common[0]}"
+                )
+            try:
+                self.train_of(model)
+            except ValidationError as error:
+                words = "; ".join(_in_words(problem, EmbedTrain) for problem in error.errors())
+                raise ValueError(f"embedders.{model.name}.train: {words}") from None
+        return self
+
     @model_validator(mode="after")
     def _names_differ(self):
         names = [embedder.name for embedder in self.embedders]
@@ -298,14 +323,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _memory_has_a_loss(self):
-        loss = self.embed_train.loss
-        there = {"classifier": loss.classifier != "none", "pair": loss.pair != "none" and loss.pair_weight > 0}
-        wanted = list(there) if loss.memory_for == "both" else [loss.memory_for]
-        if any(embedder.memory for embedder in self.embedders) and not all(there[name] for name in wanted):
-            raise ValueError(
-                f"embed_train.loss.memory_for: expected {' or '.join(name for name in there if there[name])}, the loss that "
-                f"is there to see the embedders' memory, found {loss.memory_for!r}"
-            )
+        for model in self.embedders:
+            loss = self.train_of(model).loss
+            there = {"classifier": loss.classifier != "none", "pair": loss.pair != "none" and loss.pair_weight > 0}
+            wanted = list(there) if loss.memory_for == "both" else [loss.memory_for]
+            if model.memory and not all(there[name] for name in wanted):
+                raise ValueError(
+                    f"embed_train.loss.memory_for: expected {' or '.join(name for name in there if there[name])}, the loss "
+                    f"that is there to see the memory of {model.name}, found {loss.memory_for!r}"
+                )
         return self
 
 
@@ -372,11 +398,19 @@ def _apply_override(tree: dict, override: str) -> None:
         node = node[key]
 
 
-def _in_words(problem: dict) -> str:
+def _changed(tree: dict, changes: dict) -> dict:
+    """The tree with other values; sections are changed key by key."""
+    return tree | {
+        key: _changed(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+        for key, value in changes.items()
+    }
+
+
+def _in_words(problem: dict, root: type[Section] = Config) -> str:
     place, kind = problem["loc"], problem["type"]
     dotted = ".".join(map(str, place))
     if kind == "extra_forbidden":
-        return f"unknown key {dotted!r}{_nearest(str(place[-1]), _keys_beside(place))}"
+        return f"unknown key {dotted!r}{_nearest(str(place[-1]), _keys_beside(place, root))}"
     if kind == "missing":
         return f"missing key {dotted!r}. Every key is required; copy it from configs/cpu.yaml."
     if kind == "value_error":  # a check of our own, which tells what it found
@@ -385,9 +419,9 @@ def _in_words(problem: dict) -> str:
     return f"{dotted}: {problem['msg']}, found {problem['input']!r:.80}"
 
 
-def _keys_beside(place: tuple) -> list[str]:
-    """The keys that the section holding the last name of `place` knows."""
-    section: Any = Config
+def _keys_beside(place: tuple, root: type[Section]) -> list[str]:
+    """The keys that the section holding the last name of `place`, told from `root` on, knows."""
+    section: Any = root
     for key in place[:-1]:
         if get_origin(section) in (list, dict):  # the key is a place or a name of the user's own
             section = get_args(section)[-1]

@@ -162,9 +162,9 @@ class Reader(ast.NodeVisitor):
 def uses_in(sources: dict[str, str]) -> dict[tuple[type, str], list[str]]:
     """Where each key of each section is read in the sources (name: text)."""
     trees = {name: ast.parse(text) for name, text in sources.items()}
-    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    modules = [*trees.values(), ast.parse(CONFIG_SOURCE.read_text(encoding="utf-8"))]
+    functions = [node for tree in modules for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     gives = {node.name: kind for node in functions if (kind := written(node.returns))}
-    gives["load_config"] = shared.config.Config
     uses = defaultdict(list)
     for name, tree in trees.items():
         Reader(name, gives, uses).visit(tree)
@@ -172,11 +172,11 @@ def uses_in(sources: dict[str, str]) -> dict[tuple[type, str], list[str]]:
 
 
 def _properties() -> dict[tuple[type, str], list[tuple[type, str]]]:
-    """The keys that a property of a section reads: whoever reads the property reads them."""
+    """The keys that a property or method of a section reads: whoever asks for it reads them."""
     found = {}
     for node in ast.parse(CONFIG_SOURCE.read_text(encoding="utf-8")).body:
         for part in node.body if isinstance(node, ast.ClassDef) else []:
-            if isinstance(part, ast.FunctionDef) and ast.unparse(part.decorator_list[0]) == "property":
+            if isinstance(part, ast.FunctionDef) and [*map(ast.unparse, part.decorator_list)] in ([], ["property"]):
                 part.args.args[0].annotation = ast.Name(node.name)
                 reads = defaultdict(list)
                 Reader("", {}, reads).visit(part)

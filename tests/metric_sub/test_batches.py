@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from metric_sub.batches import EmbedderBatches, begins_of, choose_rows, choose_views, jitter_box
 from shared.config import Config
 from shared.errors import UserError
-from shared.frames import write_jpeg
+from shared.frames import read_picture, write_jpeg
 
 rows_of_tables = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.booleans()), min_size=1, max_size=60)
 
@@ -284,6 +285,42 @@ def test_the_shares_of_processes_are_the_whole_batch(crops, tiny_config, task, n
             assert np.array_equal(share.rows_of(step), whole.rows_of(step))
             if task == "views":
                 assert set(Counter(got.classes.tolist()).values()) == {2}  # both views of a crop
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_photos_get_the_scenes_of_videos_behind_them(crops, tiny_config, share):
+    for row in crops[crops.kind == "photo"].itertuples():  # a dark product in the middle of white paper
+        photo = read_picture(row.crop, 10_000_000)
+        photo[:] = 255
+        photo[20:-20, 10:-10] = 5
+        write_jpeg(Path(row.crop), photo)
+    batches = EmbedderBatches(
+        crops, changed(tiny_config, augment={"on": {"backdrop": share}}), tiny_config.embedders[0]
+    )
+    scenes = {40 * k + 20 for k in range(5)} | {220 + 5 * k for k in range(1, 6)}  # row 30 is a photo
+    corners = []
+    for photo in np.flatnonzero(crops.kind == "photo"):
+        for seed in range(20):
+            image = batches.augmented(photo, (64, 64), "on", (0, 1, 2), np.random.default_rng(seed)) * 255
+            corners.append(round(image[:, :3, :3].mean().item()))
+            assert image[:, 31:33, 31:33].max() <= 8  # the product stays
+    replaced = [corner for corner in corners if corner < 253]
+    assert abs(len(replaced) / len(corners) - share) <= 0.15 * (share == 0.5)
+    assert all(min(abs(scene - corner) for scene in scenes) <= 2 for corner in replaced)
+    frame = np.flatnonzero(crops.kind == "video")[0]
+    plain = batches.augmented(frame, (64, 64), "on", (0, 1, 2), np.random.default_rng(0)) * 255
+    assert plain.mean().item() == pytest.approx(40 * (frame % 5) + 20, abs=2)
+
+
+def test_a_model_may_train_in_its_own_way(crops, tiny_config):
+    own = {"scales": [0.5], "per_product": 1, "phases": [changed(tiny_config).embed_train.phases[0].model_dump()]}
+    tree = changed(tiny_config, (0.5, "views", "off"), (0.5, "products", "off")).model_dump()
+    tree["embedders"][1]["train"] = own
+    config = Config.model_validate(tree)
+    first, second = (EmbedderBatches(crops, config, model) for model in config.embedders)
+    assert [len(first.phase_begins), len(second.phase_begins)] == [3, 2]
+    assert abs(first[0].images.shape[2] * first[0].images.shape[3] - 64**2) <= 0.5 * 64**2
+    assert abs(second[0].images.shape[2] * second[0].images.shape[3] - 32**2) <= 0.5 * 32**2
 
 
 def test_batches_that_cannot_be_shared_are_refused(crops, tiny_config):

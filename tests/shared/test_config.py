@@ -209,6 +209,43 @@ def test_an_unknown_key_in_a_named_augmentation_is_told_the_nearest(tmp_path):
     assert "unknown key 'embed_train.augment.scale.gray'; did you mean 'grey'?" in message
 
 
+def test_a_model_has_its_own_way_to_train():
+    own = "{recolour: 0.5, scales: [1.0], loss: {margin: 0.1, pair: circle}}"
+    config = load_config(FULL, [f"embedders.1.train={own}"])
+    common = config.embed_train.model_dump()
+    expected = common | {"recolour": 0.5, "scales": [1.0]}
+    expected["loss"] = common["loss"] | {"margin": 0.1, "pair": "circle"}  # a section keeps its other keys
+    assert config.train_of(config.embedders[1]).model_dump() == expected
+    for number in (0, 2, 3):
+        assert config.train_of(config.embedders[number]) == config.embed_train
+    assert config.embed_train.model_dump() == common == load_config(FULL).embed_train.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("{recolor: 0.5}", "unknown key 'recolor'; did you mean 'recolour'?"),
+        ("{recolour: 2}", "recolour: "),
+        ("{loss: {margn: 0}}", "unknown key 'loss.margn'; did you mean 'margin'?"),
+        ("{loss: 3}", "loss: "),
+        ("{snapshots: last, phases: []}", "phases: "),
+        ("{loss: {classifier: none}}", "expected a classifier, or a pair loss"),
+        ("{parts: [a]}", "parts is common to all models; set embed_train.parts"),
+        ("{augment: {hard: {grey: 1}}}", "augment is common to all models"),
+        ("{frames: {start: 0}}", "frames is common to all models"),
+    ],
+)
+def test_a_models_own_way_to_train_is_checked(own, expected):
+    message = message_of(FULL, [f"embedders.1.train={own}"])
+    assert "embedders.b5-b.train: " in message and expected in message
+
+
+def test_a_models_memory_needs_a_loss_in_its_own_way_to_train():
+    own = "embedders.3.train={loss: {memory_for: pair}}"
+    assert "to see the memory of b7, found 'pair'" in message_of(FULL, [own])
+    load_config(FULL, [own, "embedders.3.memory=0"])
+
+
 def test_models_must_have_names_of_their_own():
     name = load_config(FULL).embedders[0].name
     assert "names must differ" in message_of(FULL, [f"embedders.1.name={name}"])
