@@ -43,9 +43,9 @@ class EmbedderBatches(TorchDataset):
     on; MixUp and CutMix mix within a process, with one share for all.
 
     In phases with task `products` classes are those of `classes` (N,), which numbers the products of the table's rows from 0
-    (-1: a distractor, which is never shown there). With `recolour`, each batch shows that share of its colourful products with
-    their colour channels swapped: class n * k + c is product c of n by the k-th swap. So the network must tell recoloured
-    products apart, and has more of them to learn from. In phases with task `views` each batch has half its size of crops of any
+    (-1: a distractor, which is never shown there; one on a track is a product with `distractor_tracks`). With `recolour`, each
+    batch shows that share of its colourful products with their colour channels swapped: class n * k + c is product c of n by
+    the k-th swap. So the network must tell recoloured products apart, and has more of them to learn from. In phases with task `views` each batch has half its size of crops of any
     kind, twice, and classes number the crops: equal ones are views of one crop, and both are in one process.
 
     `groups` (N,) are the rows' aspect groups of `rule`.
@@ -67,7 +67,8 @@ class EmbedderBatches(TorchDataset):
         self._is_photo = (crops.kind == "photo").to_numpy()
         # Any crop's surroundings are a scene where there are no videos.
         self._scenes = np.flatnonzero(~self._is_photo) if not self._is_photo.all() else np.arange(len(crops))
-        is_product = (crops["product"] > 0).to_numpy()
+        product = crops["product"].to_numpy()
+        is_product = product != 0 if self._train.distractor_tracks else product > 0
         self.classes = np.full(len(crops), -1, np.int64)
         self.classes[is_product], products = pd.factorize(crops["product"][is_product], sort=True)
         self._n_products = len(products)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from metric_sub.embedder import InputRule
+from metric_sub.tracks import longest_tracks
 from shared.boxes import clip_boxes, expand_boxes
 from shared.config import Config
 from shared.dataset import media_fingerprint
@@ -33,7 +34,8 @@ def cut_training_crops(
 ) -> pd.DataFrame:
     """A picture file per box, with room around it for the margin and the largest jitter: a table with COLUMNS.
 
-    Boxes are those of products, and where a phase has the task `views` distractors too, whose product is 0.
+    Boxes are those of products; where a model learns from distractor tracks those too, whose product is below 0; and where a
+    phase has the task `views` all other distractors, whose product is 0.
     `crop` is the file's path, x1..y2 the box in the crop's pixels. `pictures` tells each (media_id, frame_index)'s file.
     """
     boxes = (
@@ -41,9 +43,11 @@ def cut_training_crops(
         .merge(pictures, on=["media_id", "frame_index"])
         .sort_values(["media_id", "frame_index"], ignore_index=True)
     )
-    phases = [phase for model in config.embedders for phase in config.train_of(model).phases]
-    if all(phase.task == "products" for phase in phases):
-        boxes = boxes[boxes["product"] > 0]
+    models = [config.train_of(model) for model in config.embedders]
+    if any(model.distractor_tracks for model in models):
+        boxes = _with_tracks(boxes)
+    if not any(phase.task == "views" for model in models for phase in model.phases):
+        boxes = boxes[boxes["product"] != 0]
     margin = config.embed.crop_margin
     jitter = max(settings.box_jitter for settings in config.embed_train.augment.values())
     room = margin + (1 + 2 * margin) * jitter  # sides move by shares of the box with its margin
@@ -79,6 +83,14 @@ def _labelled_boxes(dataset: Dataset, config: Config) -> pd.DataFrame:
     wanted = (labels.kind == "photo") | labels.frame_index.isin(config.embed_train.frames.indices)
     labels = labels[wanted].reset_index(drop=True)
     return labels.assign(product=labels.instance_id.astype("int64").clip(lower=0))
+
+
+def _with_tracks(boxes: pd.DataFrame) -> pd.DataFrame:
+    """The boxes, products of distractors' tracks numbered -1, -2, ...; a photo shows no track."""
+    of_video = ((boxes["product"] == 0) & (boxes.kind == "video")).to_numpy()
+    products = boxes["product"].to_numpy(copy=True)
+    products[of_video] = -longest_tracks(boxes[of_video])
+    return boxes.assign(product=products)
 
 
 def _cut(

@@ -212,6 +212,7 @@ class EmbedTrain(Section):
     parts: Annotated[list[str], Field(min_length=1)]
     frames: FrameList  # labelled frames with other indices are left out
     per_product: Count  # crops of one product in a batch, where it has them
+    distractor_tracks: bool  # a distractor that is followed through a video is a product too
     recolour: Share  # of a batch's colourful products: come with swapped colour channels, as products of their own
     scales: Annotated[list[Positive], Field(min_length=1)]  # of input_size, in turn from batch to batch
     phases: Annotated[list[EmbedPhase], Field(min_length=1)]  # each with warm-up, optimiser and average of its own
