@@ -45,8 +45,9 @@ class EmbedderBatches(TorchDataset):
     In phases with task `products` classes are those of `classes` (N,), which numbers the products of the table's rows from 0
     (-1: a distractor, which is never shown there; one on a track is a product with `distractor_tracks`). With `recolour`, each
     batch shows that share of its colourful products with their colour channels swapped: class n * k + c is product c of n by
-    the k-th swap. So the network must tell recoloured products apart, and has more of them to learn from. In phases with task `views` each batch has half its size of crops of any
-    kind, twice, and classes number the crops: equal ones are views of one crop, and both are in one process.
+    the k-th swap. So the network must tell recoloured products apart, and has more of them to learn from. In phases with task
+    `views` each batch has half its size of crops of any kind, twice, and classes number the crops: equal ones are views of
+    one crop, and both are in one process.
 
     `groups` (N,) are the rows' aspect groups of `rule`.
 

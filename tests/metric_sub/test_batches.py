@@ -312,6 +312,19 @@ def test_photos_get_the_scenes_of_videos_behind_them(crops, tiny_config, share):
     assert plain.mean().item() == pytest.approx(40 * (frame % 5) + 20, abs=2)
 
 
+def test_distractors_on_tracks_are_products_where_they_are_wanted(crops, tiny_config):
+    crops.loc[[30, 32], "product"], crops.loc[[33, 34], "product"] = -1, -2  # 31 and 35 stay distractors
+    model = tiny_config.embedders[0].model_copy(update={"epochs": 10})
+    without = EmbedderBatches(crops, changed(tiny_config), model)
+    assert without.n_classes == 5 and without.classes.tolist() == [k % 5 for k in range(30)] + [-1] * 6
+    batches = EmbedderBatches(crops, changed(tiny_config, distractor_tracks=True), model)
+    assert batches.n_classes == 7 and batches.steps_per_epoch == 34 // 4
+    expected = [2 + k % 5 for k in range(30)] + [1, -1, 1, 0, 0, -1]  # by rising number
+    assert batches.classes.tolist() == expected
+    seen = {int(row) for step in range(len(batches)) for row in batches.rows_of(step)}
+    assert seen == set(range(36)) - {31, 35}
+
+
 def test_a_model_may_train_in_its_own_way(crops, tiny_config):
     own = {"scales": [0.5], "per_product": 1, "phases": [changed(tiny_config).embed_train.phases[0].model_dump()]}
     tree = changed(tiny_config, (0.5, "views", "off"), (0.5, "products", "off")).model_dump()

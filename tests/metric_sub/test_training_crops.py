@@ -55,6 +55,26 @@ def test_frames_that_are_not_asked_for_are_left_out(tiny_data, tiny_config, tmp_
     assert len(products_of(read_dataset(tiny_data), config)) == N_PHOTOS + 3
 
 
+def test_distractors_that_are_followed_are_cut_out_where_a_model_wants_them(tiny_data, tiny_config, tmp_path):
+    expected = {}
+    for number, path in enumerate(sorted(tiny_data.rglob("video_annotation/*.json"))[:2]):
+        video = json.loads(path.read_text(encoding="utf-8"))
+        for k, frame in enumerate(video["frames"]):
+            distractor = {"label": "bag", "viewpoint": 0, "display": 0, "instance_id": 0, "box": [2 + k, 2, 26 + k, 24]}
+            frame["annotations"].append(distractor)
+        path.write_text(json.dumps(video), encoding="utf-8")
+        expected[-1 - number] = [frame["frame_index"] for frame in video["frames"]]
+    config = changed(tiny_config)
+    assert (cut(tiny_data, config, tmp_path)["product"] > 0).all()
+    tree = config.model_dump()
+    tree["embedders"][1]["train"] = {"distractor_tracks": True}  # one of the models is enough
+    crops = cut(tiny_data, Config.model_validate(tree), tmp_path)
+    followed = crops[crops["product"] < 0]
+    assert followed.groupby("product").frame_index.apply(list).to_dict() == expected
+    assert (followed.kind == "video").all() and followed.groupby("product").media_id.nunique().eq(1).all()
+    assert len(crops[crops["product"] > 0]) == N_PHOTOS + N_FRAMES and not (crops["product"] == 0).any()
+
+
 def test_views_are_of_distractors_too_and_the_step_knows(tiny_data, tiny_config, tmp_path):
     depends = []
     for tasks, n_distractors in ((("products",), 0), (("views", "products"), N_DISTRACTORS), (("products",), 0)):
