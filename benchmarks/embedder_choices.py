@@ -56,6 +56,7 @@ def choices(config: Config) -> dict[str, dict]:
     choose("photos on their white paper", augment=augmented(backdrop=0.0))
     choose("exact boxes", augment=augmented(box_jitter=0.0))
     choose("no colour shift, no grey", augment=augmented(channel_shift=0.0, grey=0.0))
+    choose("distractors' tracks as products", distractor_tracks=True)
     choose("no recoloured products", recolour=0.0)
     choose("half of the colourful products recoloured", recolour=0.5)
     choose("MixUp 0.5", augment=augmented(mixup=0.5, cutmix=0.0))
