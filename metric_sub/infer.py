@@ -137,8 +137,9 @@ def match_boxes(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The matches and the votes behind them. Row i of a table of boxes belongs to row i of its vectors."""
     if match.rerank == "reciprocal":
-        how = match.reciprocal.model_dump()
-        distances, indices = nearest_reciprocal(photo_vectors, video_vectors, match.neighbours, **how)
+        distances, indices = nearest_reciprocal(
+            photo_vectors, video_vectors, match.neighbours, **match.reciprocal.model_dump()
+        )
     else:
         if match.rerank == "expansion":
             photo_vectors = expand_queries(photo_vectors, video_vectors, match.expansion)
