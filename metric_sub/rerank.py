@@ -1,7 +1,7 @@
 """Distances from photo boxes to video boxes that other boxes have a say in: query expansion and k-reciprocal re-ranking."""
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array, eye_array, vstack
 
 from metric_sub.search import nearest
 
@@ -35,8 +35,8 @@ def nearest_reciprocal(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `search.nearest`, by distances re-ranked with k-reciprocal encoding (Zhong et al. 2017).
 
-    Queries and gallery are one set of N + M vectors. Two of them are reciprocal neighbours where each is among the k1 nearest
-    of the other (besides itself). A vector's set R of these takes in, for each member q, the set that q has by k1 / 2 where R
+    Queries and gallery are one set of N + M vectors. Two of them are reciprocal neighbours where each is among the k1 + 1
+    nearest of the other, which are mostly itself and k1 more; each vector is its own. A vector's set R of these takes in, for each member q, the set that q has by k1 / 2 where R
     holds 2/3 or more of it. The vector is encoded by exp(-distance) over R, 0 elsewhere, of sum 1; then by the mean of the
     codes of its k2 nearest, itself included. The Jaccard distance of two codes is 1 - sum of minima / sum of maxima, and the
     new distance own_share x Euclidean + (1 - own_share) x Jaccard: 0 to 1 + own_share.
@@ -46,6 +46,8 @@ def nearest_reciprocal(
     Memory: the neighbours and the codes, some (N + M) x k1 x k2 numbers at most; no N x M.
     """
     distances, indices = nearest(query, gallery, candidates)  # (N, c)
+    if not indices.size:
+        return distances, indices
     codes = _codes(query, gallery, k1, k2)
     width = indices.shape[1]
     for rows in _blocks(len(query), max(1, ROWS_AT_ONCE // max(width, 1))):
@@ -59,10 +61,8 @@ def nearest_reciprocal(
 def _codes(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int) -> csr_array:
     """(N + M, N + M) float64, the code of each vector in a row."""
     n = len(query) + len(gallery)
-    neighbours = _joint_neighbours(query, gallery, max(k1 + 1, k2))  # itself the first, but for equals
-    near = _links(neighbours[:, : k1 + 1])
-    half = _links(neighbours[:, : round(k1 / 2) + 1])
-    near, half = near.multiply(near.T).tocsr(), half.multiply(half.T).tocsr()  # reciprocal ones alone
+    neighbours = _joint_neighbours(query, gallery, max(k1 + 1, k2))
+    near, half = _reciprocal(neighbours[:, : k1 + 1]), _reciprocal(neighbours[:, : round(k1 / 2) + 1])
     size = half.sum(axis=1)
     parts = []
     for rows in _blocks(n):
@@ -89,6 +89,13 @@ def _joint_neighbours(query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndar
         )
         found.append(np.take_along_axis(indices, np.lexsort((indices, distances), axis=1)[:, :k], 1))
     return np.concatenate(found)
+
+
+def _reciprocal(neighbours: np.ndarray) -> csr_array:
+    """(n, n) float64: 1 from each row to those of its neighbours that have it for theirs, and to itself, which many equal
+    vectors may have crowded out."""
+    links = _links(neighbours)
+    return links.multiply(links.T).maximum(eye_array(links.shape[0])).tocsr()
 
 
 def _links(neighbours: np.ndarray) -> csr_array:
