@@ -3,10 +3,12 @@
     python -m benchmarks.match_options --config C --data D --work W [--part P]
 
 The vectors of labelled boxes are those of `evaluate`, in <work>/evaluation (made where they are missing); those of detections
-lie in <work>/embeddings once `infer` has run on the same data. The config's own options are the last row.
+lie in <work>/embeddings once `infer` has run on the same data. "10, all": 10 neighbours and keep_quantile 1; "optimal 0.2":
+assignment optimal with min_share 0.2. What a row does not name is the config's; its own options are the last row.
 """
 
 import logging
+
 import numpy as np
 import pandas as pd
 
@@ -28,17 +30,20 @@ from shared.work import locked, read_step
 log = logging.getLogger("bench")
 
 PLAIN = {"neighbours": 1, "vote_weight": "count", "successive_frames": 0, "assignment": "nearest", "rerank": "none"}
+TEN = {"neighbours": 10, "keep_quantile": 1.0, "vote_weight": "distance"}
 OPTIONS = {
     "plain": {},
     "optimal": {"assignment": "optimal"},
-    "optimal, share 0.2": {"assignment": "optimal", "min_share": 0.2},
+    "by distance": {"vote_weight": "distance"},
     "5 neighbours": {"neighbours": 5},
     "5, by distance": {"neighbours": 5, "vote_weight": "distance"},
-    "5, by distance, optimal": {"neighbours": 5, "vote_weight": "distance", "assignment": "optimal", "min_share": 0.2},
-    "successive": {"successive_frames": True},  # whose gap is that of the boxes' frames
-    "5, successive": {"neighbours": 5, "successive_frames": True},
+    "5, successive": {"neighbours": 5, "successive_frames": True},  # whose reach is the step of the boxes' frames
+    "10, all, by distance": TEN,
+    "10, all, ..., successive": TEN | {"successive_frames": True},
+    "10, all, ..., optimal 0.2": TEN | {"assignment": "optimal", "min_share": 0.2},
     "expansion": {"rerank": "expansion"},
     "reciprocal": {"rerank": "reciprocal"},
+    "reciprocal, 10, optimal": TEN | {"rerank": "reciprocal", "assignment": "optimal", "min_share": 0.2},
 }
 
 
@@ -124,10 +129,13 @@ def table(rows: list[dict]) -> list[str]:
     kinds = [key for key in rows[0] if key not in ("name", "S1", "max_distance", "all")]
     lines = [f"{'':<26}{'S1':>7}{'cut-off':>9}{'S1*':>7}" + "".join(f"{kind[:11]:>12}" for kind in kinds)]
     for row in rows:
-        values = "".join("%12.3f" % row[kind] if kind in row else f"{'-':>12}" for kind in kinds)
+        values = "".join(f"{row[kind]:>12.3f}" if kind in row else f"{'-':>12}" for kind in kinds)
         s1 = (f"{'-' if row[key] is None else format(row[key], '.3f'):>7}" for key in ("S1", "all"))
         lines.append(f"{row['name']:<26}{next(s1)}{row['max_distance']:>9.3f}{next(s1)}{values}")
-    return [*lines, "S1: with the config's max_distance. cut-off: the best for S1 on this data; S1* and the kinds: with it."]
+    return [
+        *lines,
+        "S1: with the config's max_distance. cut-off: the best for S1 on this data; S1* and the kinds: with it.",
+    ]
 
 
 if __name__ == "__main__":

@@ -36,18 +36,19 @@ def nearest_reciprocal(
     """As `search.nearest`, by distances re-ranked with k-reciprocal encoding (Zhong et al. 2017).
 
     Queries and gallery are one set of N + M vectors. Two of them are reciprocal neighbours where each is among the k1 + 1
-    nearest of the other, which are mostly itself and k1 more; each vector is its own. A vector's set R of these takes in, for each member q, the set that q has by k1 / 2 where R
-    holds 2/3 or more of it. The vector is encoded by exp(-distance) over R, 0 elsewhere, of sum 1; then by the mean of the
-    codes of its k2 nearest, itself included. The Jaccard distance of two codes is 1 - sum of minima / sum of maxima, and the
-    new distance own_share x Euclidean + (1 - own_share) x Jaccard: 0 to 1 + own_share.
+    nearest of the other, ties as in `search.nearest`, queries first (a vector is among its own nearest). R, a vector's set of
+    these and itself, takes in for each member q the set that q has by k1 / 2 where R holds 2/3 or more of that. The vector is
+    encoded by exp(-distance) over R, 0 elsewhere, scaled to a sum of 1; then by the mean of the codes of its k2 nearest. The
+    Jaccard distance of two codes is 1 - sum of minima / sum of maxima; the new distance is own_share x Euclidean +
+    (1 - own_share) x Jaccard, 0 to 1 + own_share.
 
     Of each query the `candidates` nearest gallery vectors are re-ranked, and the others left out. Gives distances (N, k)
     float32, rising, and indices (N, k) int64, k = min(n_neighbours, candidates, M); equal distances by rising index.
-    Memory: the neighbours and the codes, some (N + M) x k1 x k2 numbers at most; no N x M.
+    Memory: the neighbours' places and the codes, which have k1 to k1 x k2 numbers a vector, mostly; nothing of N x M.
     """
     distances, indices = nearest(query, gallery, candidates)  # (N, c)
     if not indices.size:
-        return distances, indices
+        return distances[:, :n_neighbours], indices[:, :n_neighbours]
     codes = _codes(query, gallery, k1, k2)
     width = indices.shape[1]
     for rows in _blocks(len(query), max(1, ROWS_AT_ONCE // max(width, 1))):
@@ -82,11 +83,9 @@ def _joint_neighbours(query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndar
     """(N + M, k) int64: of each query and gallery vector the nearest of both, gallery vectors counted on from N."""
     found = []
     for side in (query, gallery):
-        distances, indices = zip(nearest(side, query, k), nearest(side, gallery, k), strict=True)
-        distances, indices = (
-            np.concatenate(distances, axis=1),
-            np.concatenate([indices[0], len(query) + indices[1]], axis=1),
-        )
+        (to_query, of_query), (to_gallery, of_gallery) = nearest(side, query, k), nearest(side, gallery, k)
+        distances = np.concatenate([to_query, to_gallery], axis=1)
+        indices = np.concatenate([of_query, len(query) + of_gallery], axis=1)
         found.append(np.take_along_axis(indices, np.lexsort((indices, distances), axis=1)[:, :k], 1))
     return np.concatenate(found)
 

@@ -286,6 +286,14 @@ class Match(Section):
     expansion: Count  # nearest video boxes that a photo box is averaged with
     reciprocal: Reciprocal
 
+    @model_validator(mode="after")
+    def _candidates_are_enough(self):
+        if self.rerank == "reciprocal" and self.neighbours > self.reciprocal.candidates:
+            raise ValueError(
+                f"reciprocal.candidates: expected {self.neighbours} (match.neighbours) or more, found {self.reciprocal.candidates}"
+            )
+        return self
+
 
 class Score(Section):
     weights: Annotated[list[NotNegative], Field(min_length=3, max_length=3)]
