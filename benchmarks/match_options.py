@@ -8,6 +8,7 @@ assignment optimal with min_share 0.2. What a row does not name is the config's;
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\n".join(table(compare(boxes, vectors, dataset, config.match))))
 
 
-def detected_boxes(work, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
+def detected_boxes(work: Path, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
     """The detections of the data set's media with the column kind, and their vectors. Raises UserError where there are none."""
     tables, vectors = [], []
     for kind in ("photo", "video"):
