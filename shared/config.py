@@ -265,10 +265,35 @@ class EmbedTrain(Section):
 COMMON_TO_MODELS = ("parts", "frames", "augment")
 
 
+class Reciprocal(Section):
+    """k-reciprocal re-ranking of the distances between boxes."""
+
+    k1: Count  # neighbours of a box that can be reciprocal
+    k2: Count  # nearest boxes whose codes are averaged
+    own_share: Share  # of the new distance that the Euclidean one has
+    candidates: Count  # video boxes of a photo box that are re-ranked, the nearest
+
+
 class Match(Section):
     keep_quantile: Share  # of an item's votes, the nearest
-    min_share: Share  # of the kept votes that a video must have
+    min_share: Share  # of the weight of the kept votes that a video must have
     max_distance: Positive  # between unit vectors: 0 to 2
+    neighbours: Count  # video boxes that a photo box votes for
+    vote_weight: Literal["count", "distance"]
+    weight_scale: Positive  # a vote farther by this weighs 1/e, by vote_weight distance
+    successive_frames: Index  # frames at most so many apart agree, and their votes count more; 0: each counts once
+    assignment: Literal["nearest", "optimal"]  # of items to videos that several claim
+    rerank: Literal["none", "expansion", "reciprocal"]
+    expansion: Count  # nearest video boxes that a photo box is averaged with
+    reciprocal: Reciprocal
+
+    @model_validator(mode="after")
+    def _candidates_are_enough(self):
+        if self.rerank == "reciprocal" and self.neighbours > self.reciprocal.candidates:
+            raise ValueError(
+                f"reciprocal.candidates: expected {self.neighbours} (match.neighbours) or more, found {self.reciprocal.candidates}"
+            )
+        return self
 
 
 class Score(Section):

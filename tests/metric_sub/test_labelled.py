@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from metric_sub.labelled import boxed_pictures, labelled_boxes, match_and_score
 from shared.config import FrameList
@@ -63,6 +64,25 @@ def test_vectors_that_are_the_product_match_every_video(tiny_data, tiny_config):
     match = tiny_config.match.model_copy(update={"max_distance": 0.1})
     score = match_and_score(boxes, vectors, dataset, match, tiny_config.score)
     assert (score["S1"], score["S2"], score["S3"], score["N_GT"]) == (1, 1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"neighbours": 4, "keep_quantile": 1.0, "vote_weight": "distance", "successive_frames": 8},
+        {"assignment": "optimal", "min_share": 0.25},
+        {"rerank": "expansion"},
+        {"rerank": "reciprocal", "neighbours": 2},
+    ],
+)
+def test_every_option_matches_vectors_that_are_the_product(tiny_data, tiny_config, option):
+    dataset = read_dataset(tiny_data)
+    boxes = labelled_boxes(dataset, FRAMES)
+    boxes = boxes[boxes.instance_id > 0].reset_index(drop=True)  # no distractors, to be nobody's second neighbour
+    vectors = np.eye(4, dtype=np.float32)[boxes.product_id.astype(int)]
+    match = tiny_config.match.model_copy(update=option)
+    score = match_and_score(boxes, vectors, dataset, match, tiny_config.score)
+    assert score["TP"]["S1"] == score["N_GT"] == 3
 
 
 def test_far_vectors_fall_to_the_cut_off(tiny_data, tiny_config):

@@ -83,7 +83,8 @@ def write_run(root, work, pairs, part=""):
         photos, videos, np.array([distance for _, _, distance in pairs], np.float32), np.arange(len(pairs))
     )
     rule = {"keep_quantile": 0.28, "min_share": 0.5, "max_distance": 1.12}
-    matches, votes = match_items(votes, **rule)
+    plain = {"vote_weight": "count", "weight_scale": 1.0, "successive_frames": 0, "assignment": "nearest"}
+    matches, votes = match_items(votes, **rule, **plain)
     Step(work / "matches", rule).write({"table": matches, "votes": votes})
     write_result(build_result(matches), work / "result.json")
 

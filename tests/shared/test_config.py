@@ -176,6 +176,12 @@ def test_a_batch_is_mixed_in_one_way_at_most():
     assert mixed.mixup + mixed.cutmix == 1
 
 
+def test_a_box_cannot_vote_for_more_than_was_ranked_anew():
+    overrides = ["match.rerank=reciprocal", "match.neighbours=9", "match.reciprocal.candidates=8"]
+    assert "expected 9 (match.neighbours) or more, found 8" in message_of(FULL, overrides)
+    assert load_config(FULL, overrides[1:]).match.rerank == "none"
+
+
 def test_views_are_not_mixed():
     views = "embed_train.phases.0.task=views"
     assert load_config(FULL, [views]).embed_train.phases[0].task == "views"

@@ -1,0 +1,63 @@
+"""The comparison of the matching options: cut-offs worked by hand, and a run over boxes whose vectors are their products."""
+
+import numpy as np
+import pytest
+
+from benchmarks.match_options import OPTIONS, best_cut_off, compare, detected_boxes, table
+from benchmarks.voting import OPTIONS as RULES
+from benchmarks.voting import main as vote
+from metric_sub.labelled import labelled_boxes
+from shared.config import FrameList
+from shared.dataset import read_dataset
+from shared.errors import UserError
+from shared.work import Step
+
+FRAMES = FrameList(start=0, stop=16, step=8)
+
+
+def boxes_and_vectors(tiny_data):
+    dataset = read_dataset(tiny_data)
+    boxes = labelled_boxes(dataset, FRAMES)
+    numbers = np.unique(boxes.instance_id.where(boxes.instance_id > 0, -boxes.index - 1), return_inverse=True)[1]
+    return dataset, boxes, np.eye(numbers.max() + 1, dtype=np.float32)[numbers]
+
+
+def test_every_option_finds_what_there_is_to_find(tiny_data, tiny_config):
+    dataset, boxes, vectors = boxes_and_vectors(tiny_data)
+    rows = compare(boxes, vectors, dataset, tiny_config.match)
+    assert [row["name"] for row in rows] == [*OPTIONS, "the config"]
+    assert rows[0]["S1"] == rows[0]["all"] == 1 and rows[0]["max_distance"] == 0
+    assert all(row["all"] >= 0.6 for row in rows)
+    lines = table(rows)
+    assert len(lines) == len(rows) + 2 and lines[1].split() == ["plain", "1.000", "0.000", "1.000", "1.000", "1.000"]
+
+
+def test_the_best_cut_off_leaves_out_what_is_wrong(tiny_data, tiny_config):
+    """A fourth item, which no video shows, is nearest to nothing: 1.41 from all, and cut off."""
+    dataset, boxes, vectors = boxes_and_vectors(tiny_data)
+    assert best_cut_off(boxes, vectors, dataset, tiny_config.match) == 0
+    nothing = (boxes.kind == "photo").to_numpy()
+    assert best_cut_off(boxes[nothing], vectors[nothing], dataset, tiny_config.match) == 2
+
+
+def test_detections_are_those_of_the_data(tiny_data, tmp_path):
+    dataset, boxes, vectors = boxes_and_vectors(tiny_data)
+    for kind in ("photo", "video"):
+        chosen = (boxes.kind == kind).to_numpy()
+        step = Step(tmp_path / "embeddings" / f"{kind}s", {"kind": kind})
+        table = boxes[chosen].drop(columns="kind").assign(place=np.flatnonzero(chosen))
+        step.build_parts(1, lambda k, table=table, chosen=chosen: ({"table": table, "vectors": vectors[chosen]}, []))
+        step.finish(1, ["table", "vectors"], {"table": table.iloc[:0], "vectors": vectors[:0]})
+    found, of_found = detected_boxes(tmp_path, dataset)
+    assert len(found) == len(boxes) and (of_found == vectors[found.place]).all()
+    assert (found.kind == boxes.kind[found.place].to_numpy()).all()
+    part = dataset.of_media(dataset.media.part == "validation")
+    assert set(detected_boxes(tmp_path, part)[0].media_id) <= set(part.media.media_id)
+    with pytest.raises(UserError, match="of other data"):
+        detected_boxes(tmp_path, dataset.of_media(dataset.media.part == "none"))
+
+
+def test_voting_gives_what_a_loop_gives(capsys):
+    vote(["--items", "300"])
+    printed = capsys.readouterr().out
+    assert "equal matches yes" in printed and all(name in printed for name in RULES)
