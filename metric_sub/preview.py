@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metric_sub.batches import EmbedderBatches
 from metric_sub.crops import crops_of_boxes
-from metric_sub.training_crops import cut_training_crops, products_of
+from metric_sub.training_crops import crops_for, cut_training_crops, products_of
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder
 from shared.dataset import read_dataset, train_and_validation
@@ -83,8 +83,8 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
 
 def blocks_of(crops: pd.DataFrame, config: Config, model: Embedder) -> list[Block]:
     """A block for each augmentation that a phase uses, and one of whole batches."""
+    crops, phases = crops_for(crops, config.train_of(model)), config.train_of(model).phases
     batches = EmbedderBatches(crops, config, model)
-    phases = config.train_of(config.embedders[0]).phases
     shown = _rows_to_show(crops)
     blocks = []
     for name in dict.fromkeys(phase.augment for phase in phases):

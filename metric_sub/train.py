@@ -32,7 +32,7 @@ from metric_sub.losses import EmbeddingLoss, build_loss, views_loss
 from metric_sub.plan import plan_of
 from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
-from metric_sub.training_crops import cut_training_crops
+from metric_sub.training_crops import crops_for, cut_training_crops
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder, EmbedPhase, EmbedTrain
 from shared.dataset import content_fingerprint
@@ -198,6 +198,7 @@ def train_embedder(
     ddp = DistributedDataParallelKwargs(find_unused_parameters=freezes)
     accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[ddp])
     set_seed(model.seed)
+    train_crops = crops_for(train_crops, settings)
     batches = EmbedderBatches(train_crops, config, model, accelerator.process_index, accelerator.num_processes)
     plan, per_epoch = plan_of(settings, batches.phase_begins), batches.steps_per_epoch
     log.info("%s: %d crops of %d products", model.name, len(train_crops), batches.n_classes)

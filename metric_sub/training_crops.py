@@ -9,7 +9,7 @@ import pandas as pd
 from metric_sub.embedder import InputRule
 from metric_sub.tracks import longest_tracks
 from shared.boxes import clip_boxes, expand_boxes
-from shared.config import Config
+from shared.config import Config, EmbedTrain
 from shared.dataset import media_fingerprint
 from shared.frames import read_picture, write_jpeg
 from shared.progress import progress_bar
@@ -75,6 +75,15 @@ def cut_training_crops(
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=COLUMNS)})
     crops = step.table("table")
     return crops.assign(crop=[str(step.folder / crop) for crop in crops.crop])
+
+
+def crops_for(crops: pd.DataFrame, settings: EmbedTrain) -> pd.DataFrame:
+    """The rows of `cut_training_crops` that a model with these settings learns from, with a fresh index: what the others of an
+    ensemble ask for besides has no part in its training."""
+    if any(phase.task == "views" for phase in settings.phases):
+        return crops
+    wanted = crops["product"] != 0 if settings.distractor_tracks else crops["product"] > 0
+    return crops[wanted].reset_index(drop=True)
 
 
 def _labelled_boxes(dataset: Dataset, config: Config) -> pd.DataFrame:
