@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from metric_sub.training_crops import COLUMNS, cut_training_crops, products_of
+from metric_sub.training_crops import COLUMNS, crops_for, cut_training_crops, products_of
 from shared.config import Config
 from shared.dataset import read_dataset
 from shared.frames import extract_labelled_frames, read_picture
@@ -73,6 +74,22 @@ def test_distractors_that_are_followed_are_cut_out_where_a_model_wants_them(tiny
     assert followed.groupby("product").frame_index.apply(list).to_dict() == expected
     assert (followed.kind == "video").all() and followed.groupby("product").media_id.nunique().eq(1).all()
     assert len(crops[crops["product"] > 0]) == N_PHOTOS + N_FRAMES and not (crops["product"] == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "tracks", "rows"),
+    [
+        (("products",), False, [0, 3]),
+        (("products",), True, [0, 1, 3, 5]),
+        (("views", "products"), False, [0, 1, 2, 3, 4, 5]),
+        (("views", "products"), True, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_model_sees_what_it_asks_for_whatever_the_others_do(tiny_config, tasks, tracks, rows):
+    crops = pd.DataFrame({"product": [20000001, -1, 0, 20000101, 0, -1], "row": range(6)})
+    settings = changed(tiny_config, tasks).embed_train.model_copy(update={"distractor_tracks": tracks})
+    seen = crops_for(crops, settings)
+    assert seen.row.tolist() == rows and seen.index.tolist() == list(range(len(rows)))
 
 
 def test_views_are_of_distractors_too_and_the_step_knows(tiny_data, tiny_config, tmp_path):
