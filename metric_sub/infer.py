@@ -12,6 +12,7 @@ import pandas as pd
 
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders
+from metric_sub.probability import match_probability
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
@@ -134,15 +135,19 @@ def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataF
 def match_boxes(
     photos: pd.DataFrame, photo_vectors: np.ndarray, videos: pd.DataFrame, video_vectors: np.ndarray, match: Match
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The matches and the votes behind them, by the design's rule. Row i of a table of boxes belongs to row i of its vectors."""
+    """The matches, with their probability, and the votes behind them, by the design's rule.
+
+    Row i of a table of boxes belongs to row i of its vectors.
+    """
     distances, indices = nearest(photo_vectors, video_vectors)
     votes = cast_votes(photos, videos.rename(columns={"item_id": "video_id"}), distances, indices)
-    return match_items(
+    matches, votes = match_items(
         votes,
         keep_quantile=match.keep_quantile,
         min_share=match.min_share,
         max_distance=match.max_distance,
     )
+    return matches.assign(probability=match_probability(matches.distance.to_numpy(), match.calibration)), votes
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ from metric_sub.score import Truth, main, score_result, score_table
 from shared.errors import UserError
 from shared.tables import LABEL_COLUMNS
 
-SETTINGS = {"weights": (0.2, 0.6, 0.2), "rules": "product", "frame_policy": "nearest", "min_iou": 0.5}
+SETTINGS = {
+    "weights": (0.2, 0.6, 0.2),
+    "rules": "product",
+    "frame_policy": "nearest",
+    "min_iou": 0.5,
+    "resamples": 0,
+    "confidence": 0.95,
+    "seed": 0,
+}
 BOX = (0, 0, 100, 100)
 
 
