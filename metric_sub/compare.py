@@ -62,7 +62,9 @@ def _same_videos(rows_a: list[dict], rows_b: list[dict]) -> tuple[list[dict], li
     left_out = {"item_id": None, **dict.fromkeys(LEVELS, False), "judged_frame": None, "right": True}
     left_out["why"] = "rightly left out"
     ids = sorted(of_a.keys() | of_b.keys())
-    return [of_a.get(key) or of_b[key] | left_out for key in ids], [of_b.get(key) or of_a[key] | left_out for key in ids]
+    return [of_a.get(key) or of_b[key] | left_out for key in ids], [
+        of_b.get(key) or of_a[key] | left_out for key in ids
+    ]
 
 
 def _right(row: dict, level: str) -> bool:

@@ -303,11 +303,11 @@ def main(argv: list[str] | None = None) -> None:
         _refuse_strangers(path, result, truth, options.data)
     scores = [score_result(result, truth, **settings.model_dump()) for result in results]
     if options.compare:
-        bootstrap = (
-            Bootstrap(settings.resamples, settings.confidence, settings.seed) if settings.resamples else None
-        )
+        bootstrap = Bootstrap(settings.resamples, settings.confidence, settings.seed) if settings.resamples else None
         answer = compare_scores(*scores, bootstrap)
-        answer["a"], answer["b"] = ({"result": str(path), **answer[side]} for side, path in zip("ab", paths, strict=True))
+        answer["a"], answer["b"] = (
+            {"result": str(path), **answer[side]} for side, path in zip("ab", paths, strict=True)
+        )
         table = f"a: {paths[0]}\nb: {paths[1]}\n{compare_table(answer)}"
     else:
         (answer,) = scores
