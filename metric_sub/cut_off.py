@@ -67,14 +67,15 @@ def best_cut_off(
 
     distance (N,) float32, right (N,) bool, of all the matches without a cut-off. n_expected: what is to be found, found or
     not. The cut-off lies about midway between two neighbouring distances, rounded to as few decimals (3 or more) as keep it
-    between them; where all matches stay it is the farthest distance, rounded up.
+    between them; where all matches stay it is at most 0.001 over the farthest distance.
     """
     seen, hits, declared = _counts(distance, right)
     value = 2 * hits / (declared + n_expected) if precision is None else np.where(hits / declared >= precision, hits, 0)
     if not hits[value > 0].any():
         return None
     best = int(np.argmax(value))  # the first of equals: the nearest
-    return CutOff(_between(seen[best : best + 2]), int(hits[best]), int(declared[best]))
+    above = seen[best + 1] if best + 1 < len(seen) else seen[best] + np.float32(0.001)
+    return CutOff(_between(seen[best], above), int(hits[best]), int(declared[best]))
 
 
 def cut_off_curve(distance: np.ndarray, right: np.ndarray, n_expected: int) -> dict[str, list]:
@@ -98,17 +99,14 @@ def _counts(distance: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nda
     return ordered[last], np.cumsum(right[order])[last], last + 1
 
 
-def _between(neighbours: np.ndarray) -> float:
-    """A short number at or over the first of one or two rising float32 distances, and under the second."""
-    below = neighbours[0]
-    if len(neighbours) == 1:
-        return max(float(np.ceil(np.float64(below) * 1000) / 1000), 0.001)
-    middle = float(np.float64(neighbours).mean())
+def _between(below: np.float32, above: np.float32) -> float:
+    """A number with few decimals, `below` or over it and under `above`."""
+    middle = (float(below) + float(above)) / 2
     for decimals in range(3, 50):
         short = round(middle, decimals)
-        if short > 0 and below <= np.float32(short) < neighbours[1]:
+        if short > 0 and below <= np.float32(short) < above:
             return short
-    return float(below)
+    return float(below)  # they are neighbouring float32 numbers
 
 
 def draw_calibration(answer: dict) -> Figure:
