@@ -210,7 +210,7 @@ def choose_settings(
     """One pass over the settings, each at its best value with the others held; and the cut-off, None: none will do.
 
     matches_of gives the matches without a cut-off: video_id, distance, right. expected: the videos that are to be found;
-    counted: the videos that count, None for all. Of equally good settings it is the earlier one tried, the start first.
+    counted: the videos that count, None for all. Of equally good values it is the one nearest to the start's.
     """
     n_expected = len(expected if counted is None else expected & counted)
 
@@ -227,7 +227,8 @@ def choose_settings(
 
     best, best_cut = start, cut_off_at(start)
     for name, values in tried.items():
-        for settings in [replace(best, **{name: value}) for value in values]:
+        nearest_first = sorted(values, key=lambda value: abs(value - getattr(start, name)))
+        for settings in [replace(best, **{name: value}) for value in nearest_first]:
             cut = cut_off_at(settings)
             if merit(cut) > merit(best_cut):
                 best, best_cut = settings, cut
