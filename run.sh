@@ -21,6 +21,7 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   train           train detector and embedders:    train --config FILE --data DIR --work DIR
   infer           match items and videos:          infer --data DIR --work DIR > result.json
   score           judge a result by annotations:   score --data DIR --result FILE
+  calibrate       fit cut-offs and probabilities:  calibrate --data VALIDATION --work DIR
   evaluate        judge the models by labels:      evaluate --data DIR --work DIR > figures.json
   export-coco     write detections for others:     export-coco --work DIR --out FILE [--data FILE]
   import-weights  read detectron2's detector:      import-weights FILE --out DIR [--config FILE]
@@ -55,7 +56,9 @@ help_of() {
         evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > figures.json"; echo "Judges the models by labelled pictures; all is in <work>/evaluation."; echo "The detector: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms."; echo "The embedders: recall@1, 5, 10 and mAP@R of video crops against photo crops, by kind of item, and S1, S2, S3 on the labelled boxes, each beside the colour histogram's; a cut-off; the worst confusions."; echo "Prints the figures of one stage, or both as {\"detector\": ..., \"embedders\": ...}."; echo "$common_options"
             echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose the detector's thresholds for (default: 0.9)"; echo "  --stage detect|match judge the detector alone, or the embedders" ;;
         export-coco) echo "usage: bash run.sh export-coco --work DIR --out FILE [--data FILE]"; echo "Writes <work>/detections as COCO results. --data names a COCO file, whose ids are then taken; without it ids are made, and FILE's pictures are listed beside it in <name>.images.json." ;;
-        score) echo "usage: bash run.sh score --data DIR --result FILE [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score as JSON, by kind of item where items.json tells kinds." ;;
+        score) echo "usage: bash run.sh score --data DIR [--result FILE | --compare A.json B.json] [--out FILE] [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score with bootstrap intervals as JSON, by kind of item where items.json tells kinds."; echo "With --compare: both scores, the interval of the difference, and which videos changed from right to wrong and back." ;;
+        calibrate) echo "usage: bash run.sh calibrate [options] [--part NAME ...] [--precision SHARE] [--out FILE] [section.key=value ...] > calibration.yaml"; echo "Fits match.max_distance, match.min_share and the detector's thresholds for the best F1 of S1, and the probability that a match is right, on validation data that infer was run on, and prints the YAML to put into a config."; echo "The figures, the precision-recall curve and the same as section.key=value (overrides.txt) are in <work>/calibration."; echo "$common_options"
+            echo "  --part NAME          calibrate on this part of the data (again for more; default: all)"; echo "  --precision SHARE    the wanted share of right matches among the declared ones, in the place of the best F1"; echo "  --out FILE           where the YAML goes (default: <work>/calibration/calibration.yaml)" ;;
         report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html; --picture also writes a PNG of the nearest matches." ;;
         import-weights) echo "usage: bash run.sh import-weights FILE --out DIR [--config FILE] [section.key=value ...]"; echo "Makes the detector's folder DIR of a detectron2 checkpoint (.pth, .pkl, .safetensors): a VoVNet alone or a whole detector." ;;
         export-weights) echo "usage: bash run.sh export-weights --out FILE.pth [--weights DIR]"; echo "Writes the detector of DIR (default: work/weights) as a detectron2 checkpoint." ;;
@@ -180,8 +183,15 @@ evaluate() {
 
 score() {
     local out
+    out="$(option out "" "$@")"
+    if [ -n "$out" ]; then "$python" -m metric_sub.score "$@" >&2; return; fi
     out="$(mktemp)"
     if "$python" -m metric_sub.score "$@" --out "$out" >&2; then cat "$out"; rm "$out"; else rm "$out"; return 1; fi
+}
+
+calibrate() {
+    "$python" -m metric_sub.calibrate "$@" >&2
+    cat "$(option out "$(option work work "$@")/calibration/calibration.yaml" "$@")"
 }
 
 demo() {
@@ -205,7 +215,7 @@ demo() {
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|preview|train|infer|score|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
+    setup|sample|check|preview|train|infer|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac

@@ -12,6 +12,7 @@ import pandas as pd
 
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders
+from metric_sub.probability import match_probability
 from metric_sub.rerank import expand_queries, nearest_reciprocal
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
@@ -135,7 +136,7 @@ def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataF
 def match_boxes(
     photos: pd.DataFrame, photo_vectors: np.ndarray, videos: pd.DataFrame, video_vectors: np.ndarray, match: Match
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The matches and the votes behind them. Row i of a table of boxes belongs to row i of its vectors."""
+    """The matches, with their probability, and the votes behind them. Row i of a table of boxes belongs to row i of its vectors."""
     if match.rerank == "reciprocal":
         distances, indices = nearest_reciprocal(
             photo_vectors, video_vectors, match.neighbours, **match.reciprocal.model_dump()
@@ -145,7 +146,7 @@ def match_boxes(
             photo_vectors = expand_queries(photo_vectors, video_vectors, match.expansion)
         distances, indices = nearest(photo_vectors, video_vectors, match.neighbours)
     votes = cast_votes(photos, videos.rename(columns={"item_id": "video_id"}), distances, indices)
-    return match_items(
+    matches, votes = match_items(
         votes,
         keep_quantile=match.keep_quantile,
         min_share=match.min_share,
@@ -155,6 +156,7 @@ def match_boxes(
         successive_frames=match.successive_frames,
         assignment=match.assignment,
     )
+    return matches.assign(probability=match_probability(matches.distance.to_numpy(), match.calibration)), votes
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from metric_sub.vote import FRAME_BOX, ITEM_BOX
 from shared.boxes import clip_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
-from shared.dataset import read_dataset
+from shared.dataset import read_dataset, refuse_other_media
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
@@ -109,12 +109,7 @@ def read_run(root: Path, work: Path) -> Run:
     media = media_step.table("table")
     skipped = {entry["media_id"]: entry["reason"] for entry in media_step.manifest["skipped"]}
     data = read_dataset(root)
-    strangers = set(data.media.media_id) ^ (set(media.media_id) | skipped.keys())
-    if strangers:
-        raise UserError(
-            f"{root}: {min(strangers)} is in only one of the data and {work / 'media'} ({len(strangers)} "
-            "such files). Name the data that the run was made from, or run infer again."
-        )
+    refuse_other_media(data, media_step, root)
     matches, votes = match_step.table("table"), match_step.table("votes")
     path = work / "result.json"
     if read_result(path) != check_result(build_result(matches)):

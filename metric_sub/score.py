@@ -1,14 +1,17 @@
-"""How good a result.json is: three F1 values and their weighted sum (Watch and Buy; docs/matching.md)."""
+"""How good a result.json is: three F1 values and their weighted sum (Watch and Buy; docs/matching.md), with intervals."""
 
 import json
 import logging
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from metric_sub.bootstrap import FIGURES, LEVELS, Bootstrap
+from metric_sub.compare import compare_scores, compare_table
 from metric_sub.result import ResultBox, ResultEntry, read_result
 from shared.boxes import pairwise_iou
 from shared.cli import config_of, parse_options, run_entry
@@ -18,7 +21,6 @@ from shared.tables import BOX
 
 log = logging.getLogger("score")
 
-LEVELS = ("S1", "S2", "S3")
 NO_KIND = "?"
 
 
@@ -68,6 +70,9 @@ def score_result(
     rules: Literal["product", "every-instance"],
     frame_policy: Literal["nearest", "strict"],
     min_iou: float,
+    resamples: int,
+    confidence: float,
+    seed: int,
 ) -> dict:
     """Scores a result against the annotations.
 
@@ -81,9 +86,12 @@ def score_result(
       the rules 'every-instance' moreover each instance of the product that the judged frame and the item's photos both
       show must have a labelled box in a listed photo with which that photo's item_box has IoU > min_iou.
     frame_box is not judged. S = 2 TP / (N_P + N_GT), None where N_GT is 0; final is the sum of S times `weights`.
+    Each has a bootstrap interval that holds the middle `confidence` (0..1) of `resamples` resamples of the videos, drawn
+    from `seed`; 0 resamples: no intervals. A kind's interval is of resamples of its own videos.
 
-    Gives {rules, frame_policy, min_iou, weights, S1, S2, S3, final, TP: {S1, S2, S3}, N_P, N_GT, precision, recall
-    (both of S1; None where nothing was declared, or labelled), by_kind, per_video}.
+    Gives {rules, frame_policy, min_iou, weights, confidence and resamples (None for 0), S1, S2, S3, final, TP: {S1, S2,
+    S3}, N_P, N_GT, precision, recall (both of S1; None where nothing was declared, or labelled), interval ([low, high] of
+    S1, S2, S3 and final, None where they are; left out for 0 resamples), by_kind, per_video}.
     by_kind (where kinds are known): the same figures for the videos of each kind, `items` (photo folders of that kind)
     and `items_wrong` (how many of these were declared for a video that is not theirs); an id without a kind counts as
     '?'.
@@ -96,15 +104,18 @@ def score_result(
         _row(video_id, kind_of[video_id], result.get(video_id), lookup, rules, frame_policy, min_iou)
         for video_id in sorted(kind_of)
     ]
+    bootstrap = Bootstrap(resamples, confidence, seed) if resamples else None
     answer = {
         "rules": rules,
         "frame_policy": frame_policy,
         "min_iou": min_iou,
         "weights": list(weights),
-        **_figures(per_video, weights),
+        "confidence": confidence if resamples else None,
+        "resamples": resamples or None,
+        **_figures(per_video, weights, bootstrap),
     }
     if truth.kinds:
-        answer["by_kind"] = _by_kind(per_video, lookup.items, truth.kinds, weights)
+        answer["by_kind"] = _by_kind(per_video, lookup.items, truth.kinds, weights, bootstrap)
     return {**answer, "per_video": per_video}
 
 
@@ -206,7 +217,7 @@ def _instances_under(listed: ResultBox, item_id: str, lookup: _Lookup, min_iou: 
     return under, ""
 
 
-def _figures(rows: list[dict], weights: tuple[float, float, float]) -> dict:
+def _figures(rows: list[dict], weights: tuple[float, float, float], bootstrap: Bootstrap | None) -> dict:
     n_declared = sum(row["item_id"] is not None for row in rows)
     n_labelled = sum(row["expected"] is not None for row in rows)
     hits = {name: sum(row[name] for row in rows) for name in LEVELS}
@@ -222,64 +233,87 @@ def _figures(rows: list[dict], weights: tuple[float, float, float]) -> dict:
         "N_GT": n_labelled,
         "precision": precision,
         "recall": recall,
+        **({"interval": bootstrap.intervals(rows, weights)} if bootstrap else {}),
     }
 
 
 def _by_kind(
-    rows: list[dict], items: frozenset[str], kinds: dict[str, str], weights: tuple[float, float, float]
+    rows: list[dict],
+    items: frozenset[str],
+    kinds: dict[str, str],
+    weights: tuple[float, float, float],
+    bootstrap: Bootstrap | None,
 ) -> dict:
     kind_of_item = {item_id: kinds.get(item_id, NO_KIND) for item_id in items}
     astray = {row["item_id"] for row in rows if row["item_id"] is not None and not row["S1"]}
     answer = {}
     for kind in sorted({row["kind"] for row in rows} | set(kind_of_item.values())):
         of_kind = {item_id for item_id, other in kind_of_item.items() if other == kind}
-        figures = _figures([row for row in rows if row["kind"] == kind], weights)
+        figures = _figures([row for row in rows if row["kind"] == kind], weights, bootstrap)
         answer[kind] = {**figures, "items": len(of_kind), "items_wrong": len(of_kind & astray)}
     return answer
 
 
 def score_table(score: dict) -> str:
-    """The score as lines of text, a row per kind: what a person reads."""
+    """The score as lines of text, a row per kind, each figure followed by its interval: what a person reads."""
+    intervals = "interval" in score
+    between = f"{score['confidence']:.0%}" if intervals else ""
+    width = 11 if intervals else 0
     lines = [
         f"rules {score['rules']}, frame policy {score['frame_policy']}, IoU > {score['min_iou']}, "
-        f"weights {score['weights']}",
-        f"{'kind':<12}{'S1':>7}{'S2':>7}{'S3':>7}{'final':>7}{'N_GT':>7}{'N_P':>7}{'TP':>6}{'items':>7}{'wrong':>7}",
+        f"weights {score['weights']}" + (f"; intervals from {score['resamples']} resamples" if intervals else ""),
+        f"{'kind':<12}"
+        + "".join(f"{name:>7}{between:>{width}}" for name in FIGURES)
+        + f"{'N_GT':>7}{'N_P':>7}{'TP':>6}{'items':>7}{'wrong':>7}",
     ]
     for kind, row in [*score.get("by_kind", {}).items(), ("all", score)]:
-        values = "".join(f"{'-' if row[name] is None else format(row[name], '.3f'):>7}" for name in (*LEVELS, "final"))
+        values = "".join(
+            f"{'-' if row[name] is None else format(row[name], '.3f'):>7}"
+            + (f"{_in_short(row['interval'][name]):>{width}}" if intervals else "")
+            for name in FIGURES
+        )
         items = "".join(f"{row.get(name, ''):>7}" for name in ("items", "items_wrong"))
         lines.append(f"{kind:<12}{values}{row['N_GT']:>7}{row['N_P']:>7}{row['TP']['S1']:>6}{items}".rstrip())
     return "\n".join(lines)
 
 
+def _in_short(interval: list[float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.2f}-{interval[1]:.2f}"
+
+
 def main(argv: list[str] | None = None) -> None:
-    """`python -m metric_sub.score --config C --data D --result R --out OUT`: JSON to OUT, a table by kind to stderr."""
+    """`python -m metric_sub.score --config C --data D --result R --out OUT`: JSON to OUT, a table by kind to stderr.
+
+    With `--compare A B` it sets two results beside each other instead.
+    """
     options = parse_options(
         "Scores a result.json against the data's annotations.",
         argv,
         ("--result", "the result.json to score (default: <work>/result.json)"),
+        ("--compare", "two results: what changed from the first to the second", {"type": Path, "nargs": 2}),
         ("--out", "where the score's JSON goes (default: stdout)"),
     )
-    config = config_of(options)
-    path = options.result or options.work / "result.json"
-    result = read_result(path)
-    dataset = read_dataset(options.data)
-    if dataset.problems:
-        log.warning("%d annotations do not fit and are left out; `bash run.sh check` lists them", len(dataset.problems))
-    if dataset.labelled.empty:
-        raise UserError(
-            f"{options.data}: no annotations to score against: expected image_annotation/ and "
-            "video_annotation/ beside image/ and video/."
+    if options.compare and options.result:
+        raise UserError("--compare names both results: expected no --result beside it. Leave one of the two out.")
+    settings = config_of(options).score
+    paths = options.compare or [options.result or options.work / "result.json"]
+    results = [read_result(path) for path in paths]
+    truth = read_truth(options.data)
+    for path, result in zip(paths, results, strict=True):
+        _refuse_strangers(path, result, truth, options.data)
+    scores = [score_result(result, truth, **settings.model_dump()) for result in results]
+    if options.compare:
+        bootstrap = Bootstrap(settings.resamples, settings.confidence, settings.seed) if settings.resamples else None
+        answer = compare_scores(*scores, bootstrap)
+        answer["a"], answer["b"] = (
+            {"result": str(path), **answer[side]} for side, path in zip("ab", paths, strict=True)
         )
-    if result and not result.keys() & set(dataset.media.item_id[dataset.media.kind == "video"]):
-        raise UserError(
-            f"{path}: none of its videos ({min(result)}, ...) is in {options.data}. Name the data that it "
-            "was made from."
-        )
-    truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
-    score = score_result(result, truth, **config.score.model_dump())
-    print(score_table(score), file=sys.stderr)
-    text = json.dumps(score, indent=1, ensure_ascii=False) + "\n"
+        table = f"a: {paths[0]}\nb: {paths[1]}\n{compare_table(answer)}"
+    else:
+        (answer,) = scores
+        table = score_table(answer)
+    print(table, file=sys.stderr)
+    text = json.dumps(answer, indent=1, ensure_ascii=False) + "\n"
     if options.out is None:
         sys.stdout.write(text)
     else:
@@ -287,6 +321,26 @@ def main(argv: list[str] | None = None) -> None:
             options.out.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UserError(f"{options.out}: cannot be written ({error.strerror}). Name another --out.") from None
+
+
+def read_truth(data: Path) -> Truth:
+    """What the annotations of a data set say. Raises UserError where it has none."""
+    dataset = read_dataset(data)
+    if dataset.problems:
+        log.warning("%d annotations do not fit and are left out; `bash run.sh check` lists them", len(dataset.problems))
+    if dataset.labelled.empty:
+        raise UserError(
+            f"{data}: no annotations to score against: expected image_annotation/ and "
+            "video_annotation/ beside image/ and video/."
+        )
+    return Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
+
+
+def _refuse_strangers(path: Path, result: dict[str, ResultEntry], truth: Truth, data: Path) -> None:
+    if result and not result.keys() & set(truth.media.item_id[truth.media.kind == "video"]):
+        raise UserError(
+            f"{path}: none of its videos ({min(result)}, ...) is in {data}. Name the data that it was made from."
+        )
 
 
 if __name__ == "__main__":

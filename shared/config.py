@@ -20,6 +20,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Colours = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 # YAML's bare no is false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
@@ -274,6 +275,13 @@ class Reciprocal(Section):
     candidates: Count  # video boxes of a photo box that are re-ranked, the nearest
 
 
+class Calibration(Section):
+    """log(p / (1 - p)) = intercept + slope x distance, p being the probability that a match of that distance is right."""
+
+    intercept: Number
+    slope: Number  # of distance; below 0: the nearer, the surer
+
+
 class Match(Section):
     keep_quantile: Share  # of an item's votes, the nearest
     min_share: Share  # of the weight of the kept votes that a video must have
@@ -286,6 +294,7 @@ class Match(Section):
     rerank: Literal["none", "expansion", "reciprocal"]
     expansion: Count  # nearest video boxes that a photo box is averaged with
     reciprocal: Reciprocal
+    calibration: Calibration | None  # as `calibrate` fits it; null: the matches have no probability
 
     @model_validator(mode="after")
     def _candidates_are_enough(self):
@@ -301,6 +310,9 @@ class Score(Section):
     rules: Literal["product", "every-instance"]
     frame_policy: Literal["nearest", "strict"]
     min_iou: Share
+    resamples: Index  # of the videos, for the intervals; 0: no intervals
+    confidence: Annotated[float, Field(gt=0, lt=1)]  # the share of the resamples that an interval holds
+    seed: int  # of the resampling
 
 
 class Config(Section):

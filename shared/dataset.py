@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from shared.coco import read_coco
 from shared.errors import UserError, first_fault
 from shared.tables import MEDIA_COLUMNS, SINGLE_PART, Dataset, label_table, labelled_table, media_row
-from shared.work import table_fingerprint
+from shared.work import Step, table_fingerprint
 
 log = logging.getLogger("data")
 
@@ -181,6 +181,17 @@ def named_parts(dataset: Dataset, parts: list[str] | None, data: Path) -> Datase
     if unknown:
         raise UserError(f"--part: {data} has no part {unknown[0]!r}; it has {', '.join(there)}.")
     return dataset.of_media(dataset.media.part.isin(parts or there))
+
+
+def refuse_other_media(dataset: Dataset, media_step: Step, data: Path) -> None:
+    """Raises UserError where the finished step media/ of a work folder was made from other files than the data set has."""
+    skipped = {entry["media_id"] for entry in media_step.manifest["skipped"]}
+    strangers = set(dataset.media.media_id) ^ (set(media_step.table("table").media_id) | skipped)
+    if strangers:
+        raise UserError(
+            f"{data}: {min(strangers)} is in only one of the data and {media_step.folder} ({len(strangers)} "
+            "such files). Name the data that the run was made from, or run infer again."
+        )
 
 
 def warn_of_training(dataset: Dataset, trained: list[str]) -> None:

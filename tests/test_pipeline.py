@@ -31,6 +31,7 @@ VERBS = [
     "train",
     "infer",
     "score",
+    "calibrate",
     "evaluate",
     "export-coco",
     "import-weights",

@@ -11,7 +11,15 @@ from metric_sub.score import Truth, main, score_result, score_table
 from shared.errors import UserError
 from shared.tables import LABEL_COLUMNS
 
-SETTINGS = {"weights": (0.2, 0.6, 0.2), "rules": "product", "frame_policy": "nearest", "min_iou": 0.5}
+SETTINGS = {
+    "weights": (0.2, 0.6, 0.2),
+    "rules": "product",
+    "frame_policy": "nearest",
+    "min_iou": 0.5,
+    "resamples": 0,
+    "confidence": 0.95,
+    "seed": 0,
+}
 BOX = (0, 0, 100, 100)
 
 
@@ -253,6 +261,31 @@ def test_the_table_has_a_row_per_kind():
     assert [line.split()[0] for line in lines[2:]] == ["D", "M", "N", "P", "all"]
     assert lines[4].split() == ["N", "-", "-", "-", "-", "0", "1", "0", "0", "0"]
     assert lines[-1].split() == ["all", "0.400", "0.400", "0.400", "0.400", "3", "2", "1"]  # 2 x 1 / (2 + 3)
+
+
+def test_figures_have_intervals_overall_and_by_kind():
+    result = {A: entry(A), B: entry(B, 40), C: entry(D), N: entry(C)}
+    answer = score(result, TRUTH, resamples=300, confidence=0.9)
+    assert (answer["confidence"], answer["resamples"]) == (0.9, 300)
+    for figures in (answer, *answer["by_kind"].values()):
+        for name in ("S1", "S2", "S3", "final"):
+            if figures[name] is None:
+                assert figures["interval"][name] is None
+            else:
+                low, high = figures["interval"][name]
+                assert low <= figures[name] <= high
+    assert answer["by_kind"]["P"]["interval"]["S1"] == [1, 1]  # both of its videos are right
+    bare = score(result, TRUTH)
+    assert "interval" not in bare and bare["confidence"] is None and "interval" not in bare["by_kind"]["P"]
+    assert {**answer, **bare}["S1"] == answer["S1"]
+
+
+def test_the_table_shows_intervals():
+    lines = score_table(score({A: entry(A), N: entry(D)}, TRUTH, resamples=100)).splitlines()
+    assert lines[1].split()[:4] == ["kind", "S1", "95%", "S2"] and "100 resamples" in lines[0]
+    assert lines[4].split()[:3] == ["N", "-", "-"]
+    low, high = map(float, lines[-1].split()[2].split("-"))
+    assert 0 <= low < 0.4 < high <= 1
 
 
 # --- the entry -----------------------------------------------------------------------------------------------------------

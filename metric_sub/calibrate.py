@@ -1,0 +1,370 @@
+"""Fits the cut-offs on validation data, and how probable a match is right: `python -m metric_sub.calibrate --data D --work W`.
+
+Reads what infer left in <work>/detections and <work>/embeddings; writes <work>/calibration: calibration.yaml (the fragment
+for a config), overrides.txt (the same as section.key=value), calibration.json (the figures) and calibration.png.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from metric_sub.cut_off import CutOff, best_cut_off, cut_off_curve, draw_calibration
+from metric_sub.histogram import NO_CUT_OFF
+from metric_sub.infer import match_boxes
+from metric_sub.platt import fit_calibration, reliability
+from metric_sub.result import build_result, check_result
+from metric_sub.score import LEVELS, Truth, score_result
+from shared.cli import config_of, parse_options, run_entry, use_threads
+from shared.config import Config, Detect, Match
+from shared.dataset import named_parts, read_dataset, refuse_other_media, warn_of_training
+from shared.errors import UserError
+from shared.tables import Dataset
+from shared.work import Step, locked, read_step, write_json, write_whole
+
+log = logging.getLogger("calibrate")
+
+SCORE_STEP = 0.05  # between thresholds of the detector that are tried
+SHARES = [k / 10 for k in range(11)]  # min_share that are tried
+FOLDS = 5  # of the videos, for the figures on videos that the cut-offs were not fitted on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tried, beside the cut-off, in this order, one after the other."""
+
+    video_score: float
+    photo_score: float
+    min_share: float
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What infer left: detections of photos (N rows) and videos (M rows) with their vectors (N, D), (M, D)."""
+
+    photos: pd.DataFrame
+    photo_vectors: np.ndarray
+    videos: pd.DataFrame
+    video_vectors: np.ndarray
+
+    def matches(self, settings: Settings, keep_best: bool, match: Match) -> pd.DataFrame:
+        """The matches by the rule of `match` with these settings, as if the detector had had these thresholds.
+
+        keep_best: a photo without a box over the threshold keeps its best one (rank 0).
+        """
+        photo = self.photos.score.to_numpy() >= settings.photo_score
+        photo |= keep_best & (self.photos["rank"].to_numpy() == 0)
+        video = self.videos.score.to_numpy() >= settings.video_score
+        return match_boxes(
+            self.photos[photo],
+            self.photo_vectors if photo.all() else self.photo_vectors[photo],
+            self.videos[video],
+            self.video_vectors if video.all() else self.video_vectors[video],
+            match.model_copy(update={"min_share": settings.min_share}),
+        )[0]
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parse_options(
+        "Fit cut-offs and probabilities on validation data that infer was run on.",
+        argv,
+        ("--part", "calibrate on this part of the data (again for more; default: all)", {"action": "append"}),
+        ("--precision", "the wanted share of right matches (default: the best F1)", {"type": _precision}),
+        ("--out", "where the YAML goes (default: <work>/calibration/calibration.yaml)"),
+    )
+    config = config_of(options)
+    use_threads(config.threads)
+    with locked(options.work):
+        boxes, dataset = read_boxes(options.data, options.work, options.part, config.detect)
+        warn_of_training(dataset, [*config.detector_train.parts, *config.embed_train.parts])
+        answer = calibrate(boxes, dataset, config, options.precision)
+        answer = {"data": str(options.data), "parts": sorted(set(dataset.media.part)), **answer}
+        write_answer(answer, options.work / "calibration", options.out)
+    print(calibration_table(answer), file=sys.stderr)
+
+
+def _precision(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError
+    return value
+
+
+def read_boxes(data: Path, work: Path, parts: list[str] | None, detect: Detect) -> tuple[Boxes, Dataset]:
+    """What infer left in a work folder, and the data set that it was run on; of `parts` alone, where they are named.
+
+    Raises UserError where infer was not run to its end, was run on other data, or with other thresholds than the config's.
+    """
+    media = read_step(work / "media")
+    found = {kind: read_step(work / "detections" / kind) for kind in ("photos", "videos")}
+    embedded = {kind: read_step(work / "embeddings" / kind) for kind in found}
+    for kind, step in embedded.items():
+        if step.manifest["depends"]["detections"] != found[kind].fingerprint:
+            raise UserError(f"{step.folder}: made from other detections than {found[kind].folder}. Run infer again.")
+    for key, kind, name in (
+        ("photo_score", "photos", "score"),
+        ("video_score", "videos", "score"),
+        ("keep_best_photo_box", "photos", "keep_best"),
+    ):
+        made_with, wanted = found[kind].manifest["depends"][name], getattr(detect, key)
+        if made_with != wanted:
+            raise UserError(
+                f"{found[kind].folder}: made with detect.{key} {made_with}, the config says {wanted}. Run infer with this "
+                f"config first, or name the one that it was run with: --config {work / 'config.yaml'}."
+            )
+    dataset = read_dataset(data)
+    refuse_other_media(dataset, media, data)
+    dataset = named_parts(dataset, parts, data)
+    sides = [side for kind in ("photos", "videos") for side in _of_media(embedded[kind], dataset)]
+    return Boxes(*sides), dataset
+
+
+def _of_media(step: Step, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
+    table, vectors = step.table("table"), step.vectors()
+    mine = table.media_id.isin(dataset.media.media_id).to_numpy()
+    return (table, vectors) if mine.all() else (table[mine].reset_index(drop=True), vectors[mine])
+
+
+def calibrate(boxes: Boxes, dataset: Dataset, config: Config, precision: float | None) -> dict:
+    """The settings that give the best F1 of S1, or, with `precision`, the most right matches at that precision or better.
+
+    Tried one after the other: thresholds of the detector for videos, then for photos, from the present ones upwards, and
+    match.min_share; each together with every cut-off. A setting is changed only where that is better.
+
+    Gives {aim, tried, now, proposed, held_out, curve, probability}; see docs/formats.md.
+    Raises UserError where no match is right, or where the precision is out of reach.
+    """
+    truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
+    expected = {row["video_id"] for row in _score({}, truth, config)["per_video"] if row["expected"]}
+    if not expected:
+        raise UserError(
+            "nothing to calibrate by: no video has a labelled item of the catalogue. Expected image_annotation/ and "
+            "video_annotation/ beside image/ and video/, and videos named after their items."
+        )
+    keep_best, uncut = config.detect.keep_best_photo_box, config.match.model_copy(update={"max_distance": NO_CUT_OFF})
+    known: dict[Settings, pd.DataFrame] = {}
+
+    def matches_of(settings: Settings) -> pd.DataFrame:
+        if settings not in known:
+            matches = boxes.matches(settings, keep_best, uncut)
+            right = (matches.item_id == matches.video_id) & matches.video_id.isin(expected)
+            known[settings] = matches[["video_id", "distance"]].assign(right=right)
+        return known[settings]
+
+    now = Settings(config.detect.video_score, config.detect.photo_score, config.match.min_share)
+    tried = {
+        "video_score": thresholds_from(now.video_score),
+        "photo_score": thresholds_from(now.photo_score),
+        "min_share": sorted({*SHARES, now.min_share}),
+    }
+    settings, cut = choose_settings(matches_of, now, tried, precision, expected)
+    if cut is None:
+        raise UserError(_out_of_reach(matches_of, now, tried, precision, expected))
+
+    distance, right = (matches_of(settings)[name].to_numpy() for name in ("distance", "right"))
+    calibration = fit_calibration(distance, right)
+    match = config.match.model_copy(
+        update={"min_share": settings.min_share, "max_distance": cut.max_distance, "calibration": calibration}
+    )
+    held_out = figures_held_out(matches_of, now, tried, precision, expected, dataset, config.seed)
+    answer = {
+        "aim": {"precision": precision} if precision else "F1",
+        "tried": tried,
+        "now": _figures(boxes.matches(now, keep_best, config.match), now, config.match, truth, config),
+        "proposed": _figures(boxes.matches(settings, keep_best, match), settings, match, truth, config),
+        "held_out": held_out,
+        "curve": cut_off_curve(distance, right, len(expected)),
+        "probability": None,
+    }
+    if calibration:
+        told = reliability(distance, right, calibration)
+        answer["probability"] = {**calibration.model_dump(), "matches": len(distance), **told}
+    reached = answer["proposed"]["precision"]
+    if precision and reached < precision:
+        log.warning(
+            "the matching depends on the cut-off itself: with it the precision is %.3f, not %g", reached, precision
+        )
+    return answer
+
+
+def thresholds_from(least: float) -> list[float]:
+    """The present threshold and the multiples of 0.05 over it, below 1. What lies under it was not kept by infer."""
+    multiples = [round(k * SCORE_STEP, 2) for k in range(round(1 / SCORE_STEP))]
+    return [least, *(score for score in multiples if score > least)]
+
+
+def choose_settings(
+    matches_of: Callable[[Settings], pd.DataFrame],
+    start: Settings,
+    tried: dict[str, list[float]],
+    precision: float | None,
+    expected: set[str],
+    counted: set[str] | None = None,
+) -> tuple[Settings, CutOff | None]:
+    """One pass over the settings, each at its best value with the others held; and the cut-off, None: none will do.
+
+    matches_of gives the matches without a cut-off: video_id, distance, right. expected: the videos that are to be found;
+    counted: the videos that count, None for all. Of equally good values it is the one nearest to the start's.
+    """
+    n_expected = len(expected if counted is None else expected & counted)
+
+    def cut_off_at(settings: Settings) -> CutOff | None:
+        matches = matches_of(settings)
+        if counted is not None:
+            matches = matches[matches.video_id.isin(counted)]
+        return best_cut_off(matches.distance.to_numpy(), matches.right.to_numpy(), n_expected, precision)
+
+    def merit(cut: CutOff | None) -> tuple[float, float]:
+        if cut is None:
+            return (-1, 0)
+        return (cut.f1(n_expected), 0) if precision is None else (cut.hits, -cut.declared)
+
+    best, best_cut = start, cut_off_at(start)
+    for name, values in tried.items():
+        nearest_first = sorted(values, key=lambda value: abs(value - getattr(start, name)))
+        for settings in [replace(best, **{name: value}) for value in nearest_first]:
+            cut = cut_off_at(settings)
+            if merit(cut) > merit(best_cut):
+                best, best_cut = settings, cut
+    return best, best_cut
+
+
+def figures_held_out(
+    matches_of: Callable[[Settings], pd.DataFrame],
+    start: Settings,
+    tried: dict[str, list[float]],
+    precision: float | None,
+    expected: set[str],
+    dataset: Dataset,
+    seed: int,
+) -> dict:
+    """S1, precision and recall by cross-validation: each fifth of the videos with what the other four fifths propose."""
+    videos = np.sort(dataset.media.item_id[dataset.media.kind == "video"].unique().astype(object))
+    fold = np.random.default_rng(seed).permutation(len(videos)) % FOLDS
+    hits = declared = 0
+    for number in range(FOLDS):
+        others = set(videos[fold != number])
+        settings, cut = choose_settings(matches_of, start, tried, precision, expected, others)
+        matches = matches_of(settings)
+        matches = matches[~matches.video_id.isin(others)]
+        matches = matches[matches.distance <= np.float32(cut.max_distance)] if cut else matches[:0]
+        hits, declared = hits + int(matches.right.sum()), declared + len(matches)
+    return {
+        "folds": FOLDS,
+        "S1": 2 * hits / (declared + len(expected)),
+        "precision": hits / declared if declared else None,
+        "recall": hits / len(expected),
+    }
+
+
+def _out_of_reach(matches_of, start: Settings, tried: dict, precision: float | None, expected: set[str]) -> str:
+    _, cut = choose_settings(matches_of, start, tried, None, expected)
+    if cut is None:
+        return "nothing to calibrate by: no match is right. Train for longer, or look at `bash run.sh report`."
+    highest = max(
+        (row["precision"], row["hits"], row["max_distance"])
+        for settings in [start, *(replace(start, **{key: value}) for key in tried for value in tried[key])]
+        for matches in [matches_of(settings)]
+        for row in _rows(cut_off_curve(matches.distance.to_numpy(), matches.right.to_numpy(), len(expected)))
+    )
+    return (
+        f"--precision {precision:g}: out of reach on these {len(expected)} videos with an item; the highest is "
+        f"{highest[0]:.3f}, with {highest[1]} right matches. Ask for less, or leave --precision out for the best F1."
+    )
+
+
+def _rows(columns: dict[str, list]) -> list[dict]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _score(result: dict, truth: Truth, config: Config) -> dict:
+    return score_result(check_result(result), truth, **config.score.model_dump())
+
+
+def _figures(matches: pd.DataFrame, settings: Settings, match: Match, truth: Truth, config: Config) -> dict:
+    score = _score(build_result(matches), truth, config)
+    del score["per_video"]
+    return {"settings": {**asdict(settings), "max_distance": match.max_distance}, **score}
+
+
+def fragment_of(answer: dict) -> dict:
+    """The sections of a config that the calibration proposes."""
+    settings, probability = answer["proposed"]["settings"], answer["probability"]
+    calibration = {key: probability[key] for key in ("intercept", "slope")} if probability else None
+    return {
+        "detect": {key: settings[key] for key in ("photo_score", "video_score")},
+        "match": {**{key: settings[key] for key in ("min_share", "max_distance")}, "calibration": calibration},
+    }
+
+
+def overrides_of(fragment: dict) -> str:
+    """The fragment as section.key=value, a line each, without a space or a character that a shell would split at."""
+    return "".join(
+        f"{section}.{key}={json.dumps(value, separators=(',', ':'))}\n"
+        for section, values in fragment.items()
+        for key, value in values.items()
+    )
+
+
+def write_answer(answer: dict, folder: Path, out: Path | None) -> None:
+    """Writes calibration.yaml (or `out`), overrides.txt, calibration.json and calibration.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fragment = fragment_of(answer)
+    text = yaml.safe_dump(fragment, sort_keys=False)
+    out = out or folder / "calibration.yaml"
+    try:
+        write_whole(out, lambda beside: beside.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}). Name another --out.") from None
+    overrides = overrides_of(fragment)
+    write_whole(folder / "overrides.txt", lambda beside: beside.write_text(overrides, encoding="utf-8"))
+    figure = draw_calibration(answer)
+    write_whole(folder / "calibration.png", lambda beside: figure.savefig(beside, dpi=110, format="png"))
+    write_json(folder / "calibration.json", answer)
+    log.info(
+        "%s: look at calibration.png; to use it: bash run.sh infer ... $(cat %s)", folder, folder / "overrides.txt"
+    )
+
+
+def calibration_table(answer: dict) -> str:
+    """Now and proposed side by side, as lines of text."""
+    keys = ("video_score", "photo_score", "min_share", "max_distance")
+    lines = [
+        f"{'':<10}"
+        + "".join(f"{key:>14}" for key in keys)
+        + f"{'precision':>11}{'recall':>8}{'S1':>7}{'S2':>7}{'S3':>7}"
+    ]
+    for name in ("now", "proposed"):
+        row = answer[name]
+        figures = [_figure(row[key]) for key in ("precision", "recall", *LEVELS)]
+        lines.append(f"{name:<10}" + "".join(f"{row['settings'][key]:>14g}" for key in keys) + _in_line(figures))
+    held_out = answer["held_out"]
+    figures = [_figure(held_out[key]) for key in ("precision", "recall", "S1")]
+    lines.append(f"{'held out':<10}{'':<{14 * len(keys)}}{_in_line(figures)}")
+    lines.append(
+        f"held out: each of {held_out['folds']} folds of the videos, by what the others propose; the honest figure of the two. "
+        "Thresholds under the present ones were not tried: infer left no boxes there."
+    )
+    if answer["probability"] is None:
+        lines.append(
+            "no probability: the matches are all right or all wrong, or the near ones are no surer than the far"
+        )
+    return "\n".join(lines)
+
+
+def _in_line(figures: list[str]) -> str:
+    return "".join(f"{figure:>{width}}" for figure, width in zip(figures, (11, 8, 7, 7, 7), strict=False))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    run_entry(main)
