@@ -113,7 +113,7 @@ def score_matches(
     matches, _ = match_boxes(boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo], match)
     truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
     judged = {"weights": (1, 0, 0), "rules": "product", "frame_policy": "nearest", "min_iou": 0.5}
-        judged |= {"resamples": 0, "confidence": 0.95, "seed": 0}
+    judged |= {"resamples": 0, "confidence": 0.95, "seed": 0}
     return matches, score_result(check_result(build_result(matches)), truth, **judged)
 
 
