@@ -1,6 +1,7 @@
 """Matches items and videos: `python -m metric_sub.infer --config C --data D --work W`.
 
-Reads <work>/media and <work>/detections; writes <work>/embeddings/{photos,videos}, <work>/matches and <work>/result.json.
+Reads <work>/media and <work>/detections; writes <work>/embeddings/{photos,videos}, <work>/matches and <work>/result.json, and
+<work>/index where the config's search is not exact.
 What stands already is reused; what was interrupted goes on.
 """
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders
+from metric_sub.index import EXACT, NearestSearch, empty_index, recall_against_exact, search_by
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
@@ -33,21 +35,40 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Match items and videos (stage 2).", argv)
     config = config_of(options)
     use_threads(config.threads)
+    if config.search.index != EXACT:  # refused before the work
+        shapes = [
+            (model["networks"], model["architecture"]) for model in read_trained(config, options.weights).values()
+        ]
+        empty_index(config.search, sum(n * architecture["shape"]["dimension"] for n, architecture in shapes))
     with locked(options.work):
         save_config(options.work, config)
         media = read_step(options.work / "media").table("table")
         steps = {kind: embed_detections(config, options, kind, media) for kind in ("photos", "videos")}
         match_step = Step(
             options.work / "matches",
-            {**config.match.model_dump(), "photos": steps["photos"].fingerprint, "videos": steps["videos"].fingerprint},
+            {
+                **config.match.model_dump(),
+                "search": config.search.model_dump(),
+                "photos": steps["photos"].fingerprint,
+                "videos": steps["videos"].fingerprint,
+            },
             options.fresh,
         )
         if not match_step.done:
             photos, videos = steps["photos"], steps["videos"]
-            matches, votes = match_boxes(
-                photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match
+            search = search_by(
+                config.search,
+                videos.vectors(),
+                videos.fingerprint,
+                options.work / "index",
+                seed=config.seed,
+                fresh=options.fresh,
             )
-            match_step.write({"table": matches, "votes": votes})
+            matches, votes = match_boxes(
+                photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match, search
+            )
+            facts = None if search is nearest else {"recall": tell_recall(search, photos, videos, config)}
+            match_step.write({"table": matches, "votes": votes}, facts=facts)
         matches = match_step.table("table")
         write_result(build_result(matches), options.work / "result.json")
         log.info(
@@ -131,11 +152,24 @@ def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataF
         )
 
 
+def tell_recall(search: NearestSearch, photos: Step, videos: Step, config: Config) -> dict:
+    """What `index.recall_against_exact` gives for photo boxes among video boxes; logs it."""
+    n_queries = config.search.recall_queries
+    recall = recall_against_exact(search, photos.vectors(), videos.vectors(), n_queries=n_queries, seed=config.seed)
+    log.info("%s against exact search, %s", config.search.index, recall)
+    return recall
+
+
 def match_boxes(
-    photos: pd.DataFrame, photo_vectors: np.ndarray, videos: pd.DataFrame, video_vectors: np.ndarray, match: Match
+    photos: pd.DataFrame,
+    photo_vectors: np.ndarray,
+    videos: pd.DataFrame,
+    video_vectors: np.ndarray,
+    match: Match,
+    search: NearestSearch = nearest,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The matches and the votes behind them, by the design's rule. Row i of a table of boxes belongs to row i of its vectors."""
-    distances, indices = nearest(photo_vectors, video_vectors)
+    distances, indices = search(photo_vectors, video_vectors, 1)
     votes = cast_votes(photos, videos.rename(columns={"item_id": "video_id"}), distances, indices)
     return match_items(
         votes,

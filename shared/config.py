@@ -264,6 +264,15 @@ class EmbedTrain(Section):
 COMMON_TO_MODELS = ("parts", "frames", "augment")
 
 
+class Search(Section):
+    # exact, or a string of FAISS's index factory, such as IVF1024,Flat or HNSW32 or PQ64
+    index: Annotated[str, Field(min_length=1)]
+    parameters: dict[str, float]  # of the index when it searches, by FAISS's names: nprobe, efSearch; {}: FAISS's own
+    candidates: Count  # that the index proposes for each query; the true distances decide among them
+    train_rows: Count  # vectors to train the index on, at most
+    recall_queries: Count  # that are searched exactly too, to tell the recall
+
+
 class Match(Section):
     keep_quantile: Share  # of an item's votes, the nearest
     min_share: Share  # of the kept votes that a video must have
@@ -288,6 +297,7 @@ class Config(Section):
     embedders: Annotated[list[Embedder], Field(min_length=1)]
     embed: Embed
     embed_train: EmbedTrain
+    search: Search
     match: Match
     score: Score
 

@@ -129,6 +129,11 @@ class Step:
             _write_table(self.folder / f"{name}.parquet", table)
         self._write_manifest(len(next(iter(tables.values()))), list(skipped), facts)
 
+    def write_file(self, name: str, write: Callable[[Path], None], rows: int) -> None:
+        """Writes a step that is one file of another kind, <folder>/<name>; `write` writes it to the path that it is given."""
+        write_whole(self.folder / name, write)
+        self._write_manifest(rows, [], None)
+
     def table(self, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.folder / f"{name}.parquet")
 
