@@ -24,11 +24,11 @@ from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
 from shared.tables import BOX
 from shared.weights import read_description, refuse_other_architecture
-from shared.work import Step, chunks, locked, read_step
+from shared.work import Step, fingerprint, locked, read_step, table_fingerprint
 
 log = logging.getLogger("match")
 
-MEDIA_PER_PART = {"photos": 64, "videos": 4}
+ITEMS_PER_PART = {"photos": 16, "videos": 4}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -89,44 +89,50 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
 
 
 def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) -> Step:
-    """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row."""
+    """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row.
+
+    Items and videos whose files, detections and embedders are as in the step before keep their vectors: only the others are
+    embedded.
+    """
     detection_step = read_step(options.work / "detections" / kind)
     trained = read_trained(config, options.weights)
+    settings = {
+        "weights": [description["sha256"] for description in trained.values()],
+        "architectures": [description["architecture"] for description in trained.values()],
+        "batch_size": config.embed.batch_size,
+        "flip": config.embed.flip,
+    }
     step = Step(
         options.work / "embeddings" / kind,
-        {
-            "detections": detection_step.fingerprint,
-            "weights": [description["sha256"] for description in trained.values()],
-            "architectures": [description["architecture"] for description in trained.values()],
-            "batch_size": config.embed.batch_size,
-            "flip": config.embed.flip,
-        },
+        {"detections": detection_step.fingerprint, **settings},
         options.fresh,
+        keep_before=True,
     )
     if step.done:
         return step
     models = [load_embedders(folder, flip=config.embed.flip) for folder in trained]
     embedder = CropEmbedder(models, config.embed.batch_size)
     detections = detection_step.table("table")
-    paths = media.set_index("media_id").path
-    ids = detections.media_id.unique()
-    groups = dict(tuple(detections.groupby("media_id", sort=False)))
-    parts = chunks(len(ids), MEDIA_PER_PART[kind])
-    with progress_bar(total=len(ids), title=f"embed {kind}", unit=kind[:-1]) as bar:
+    media = media.set_index("media_id")
+    files = media.drop(columns="path")
+    # An item's photos, or a video, are embedded by themselves: in other company a vector's last bits are others.
+    items = [
+        table.reset_index(drop=True)
+        for _, table in detections.groupby((detections.item_id != detections.item_id.shift()).cumsum())
+    ]
+    marks = [
+        fingerprint([settings, table_fingerprint(item), table_fingerprint(files.loc[item.media_id.unique()])])
+        for item in items
+    ]
+    with progress_bar(total=len(items), title=f"embed {kind}", unit="item" if kind == "photos" else "video") as bar:
 
         def build(k: int) -> tuple[dict, list[dict]]:
-            tables = [groups[media_id] for media_id in ids[parts[k]]]
-            for table in tables:
-                add_crops(embedder, paths[table.media_id.iloc[0]], kind, table, config.data.max_pixels)
-            bar.update(len(tables))
-            return {"table": pd.concat(tables, ignore_index=True), "vectors": embedder.take()}, []
+            for media_id, boxes in items[k].groupby("media_id", sort=False):
+                add_crops(embedder, media.path[media_id], kind, boxes, config.data.max_pixels)
+            return {"table": items[k], "vectors": embedder.take()}, []
 
-        step.build_parts(len(parts), build)
-    step.finish(
-        len(parts),
-        ["table", "vectors"],
-        {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)},
-    )
+        empty = {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)}
+        step.build_units(marks, ITEMS_PER_PART[kind], build, empty, bar.update)
     return step
 
 

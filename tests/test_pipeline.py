@@ -14,6 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+import bbox_sub.infer
+import metric_sub.infer
+import shared.media
 from bbox_sub.detector import build_detector
 from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.result import check_result
@@ -184,6 +187,48 @@ def test_a_new_photo_rebuilds_no_video(plain_data, untrained, tmp_path):
     ]
     skipped = json.loads((work / "media" / "manifest.json").read_text())["skipped"]
     assert [entry["media_id"] for entry in skipped] == ["image/shoe A/broken.jpg"] and skipped[0]["reason"]
+
+
+def test_new_photos_and_videos_are_all_that_is_detected_and_embedded(plain_data, untrained, tmp_path, monkeypatch):
+    read = []
+    for stage in (bbox_sub.infer, metric_sub.infer):
+        for name in ("read_photo", "read_frames"):
+            monkeypatch.setattr(
+                stage,
+                name,
+                lambda path, *more, name=name, stage=stage: (
+                    read.append((stage.__name__.split("_")[0], Path(path).name))
+                    or getattr(shared.media, name)(path, *more)
+                ),
+            )
+
+    def run_stages(work: Path, *more: str) -> list[tuple[str, str]]:
+        read.clear()
+        arguments = ["--data", str(plain_data), "--weights", str(untrained), "--work", str(work), *more]
+        bbox_sub.infer.main(arguments)
+        metric_sub.infer.main(arguments)
+        return sorted(read)
+
+    work = tmp_path / "work"
+    names = ["-dash.mp4", "1.webp", "front.PNG", "käse-7.mkv", "shoe A.mov", "side view.png"]
+    assert run_stages(work) == sorted((stage, name) for stage in ("bbox", "metric") for name in names)
+    rng = np.random.default_rng(1)
+    (plain_data / "image" / "a new item").mkdir()
+    Image.fromarray(scene("000002", (10, 8, 48, 60), rng)).save(plain_data / "image" / "a new item" / "new.png")
+    write_video(plain_data / "video" / "b new.mp4", [scene("000001", product_box("000001", k), rng) for k in range(20)])
+    (plain_data / "video" / "-dash.mp4").unlink()
+    assert run_stages(work) == [(stage, name) for stage in ("bbox", "metric") for name in ("b new.mp4", "new.png")]
+    for kind in ("photos", "videos"):
+        steps = [(work / step / kind) for step in ("detections", "embeddings")]
+        assert run_stages(tmp_path / "anew") or kind == "videos"
+        for step in steps:
+            for path in [*step.glob("*.parquet"), *step.glob("*.npy")]:
+                assert path.read_bytes() == (tmp_path / "anew" / path.relative_to(work)).read_bytes(), path
+    assert (work / "result.json").read_bytes() == (tmp_path / "anew" / "result.json").read_bytes()
+    assert run_stages(work, "detect.video_short_side=150") == [
+        (stage, name) for stage in ("bbox", "metric") for name in ("b new.mp4", "käse-7.mkv", "shoe A.mov")
+    ]
+    assert not list(work.rglob("*.before"))
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrained, tmp_path):
