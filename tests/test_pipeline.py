@@ -33,6 +33,7 @@ VERBS = [
     "preview",
     "train",
     "infer",
+    "find",
     "score",
     "evaluate",
     "export-coco",
@@ -322,6 +323,41 @@ def test_one_stage_alone_then_its_detections_for_others(plain_data, untrained, t
     ended = infer(plain_data, untrained, work, "--stage=match")
     assert ended.returncode == 0 and json.loads(ended.stdout) is not None, ended.stderr
     assert run("train", "--stage", "both of them").returncode == 2
+
+
+def test_find_ranks_items_for_a_video_and_videos_for_photos(plain_data, untrained, tmp_path):
+    work = tmp_path / "work"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    infer(plain_data, untrained, work)
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")}
+
+    def find(*arguments):
+        environment = {**os.environ, "TMPDIR": str(scratch)}
+        return run("find", "--work", work, "--weights", untrained, *arguments, env=environment)
+
+    ended = find("--video", plain_data / "video" / "käse-7.mkv", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert {row["item_id"] for row in json.loads(ended.stdout)} == {"shoe A", "käse-7"}
+    ended = find(f"--photos={plain_data / 'image' / 'shoe A'}", "--top", "2")
+    assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 3, ended.stderr
+    for name in ("käse-7", "shoe A"):
+        assert Image.open(work / "find" / f"{name}.png").width > 900
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    for arguments, words in [
+        (["--video", tmp_path / "broken.mp4"], "video/broken.mp4: not a readable video"),
+        (["--video", tmp_path / "gone.mp4"], "no such file"),
+        (["--photos", tmp_path / "gone"], "no such folder"),
+        (["--video", plain_data / "video" / "käse-7.mkv", "detect.video_score=1"], "no product was found"),
+    ]:
+        ended = find(*arguments)
+        assert ended.returncode == 1 and ended.stdout == "" and words in ended.stderr, ended.stderr
+    assert find().returncode == 2
+    ended = run("find", "--video", plain_data / "video" / "käse-7.mkv", "--work", tmp_path / "elsewhere")
+    assert ended.returncode == 1 and "holds no finished run" in ended.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")} and not list(
+        scratch.iterdir()
+    )
 
 
 def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untrained, tmp_path):
