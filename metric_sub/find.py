@@ -1,7 +1,7 @@
 """One video, or one item's photos, against a finished run: `python -m metric_sub.find --data D --work W --among RUN`.
 
 D holds the one video or item, W what stage 1 found there, RUN is the work folder of the others. Prints the nearest items (of a
-video) or videos (of photos), as a table or JSON, and writes <RUN>/find/<name>.png. `bash run.sh find` runs both stages.
+video) or videos (of photos), as a table or JSON, and writes <RUN>/find/<kind>-<name>.png. `bash run.sh find` runs both stages.
 """
 
 import json
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     print(as_json(candidates, kind) if options.json else as_table(candidates, kind))
     title = f"{name}: the nearest {'items' if kind == 'videos' else 'videos'}"
     sheet = lay_out(title, ((f"in {name}", QUERY_RGB), ("candidate", CANDIDATE_RGB)), tiles, SIDE, COLUMNS)
-    path = options.among / "find" / f"{name}.png"
+    path = options.among / "find" / f"{kind}-{name}.png"
     path.parent.mkdir(exist_ok=True)
     write_whole(path, lambda beside: sheet.save(beside, format="png"))
     log.info("look at %s", path)

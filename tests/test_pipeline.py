@@ -341,7 +341,7 @@ def test_find_ranks_items_for_a_video_and_videos_for_photos(plain_data, untraine
     assert {row["item_id"] for row in json.loads(ended.stdout)} == {"shoe A", "käse-7"}
     ended = find(f"--photos={plain_data / 'image' / 'shoe A'}", "--top", "2")
     assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 3, ended.stderr
-    for name in ("käse-7", "shoe A"):
+    for name in ("videos-käse-7", "photos-shoe A"):
         assert Image.open(work / "find" / f"{name}.png").width > 900
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     for arguments, words in [
