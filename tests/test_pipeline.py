@@ -116,6 +116,7 @@ def test_every_verb_has_help(verb):
         (["infer", "--data", "nowhere"], "no trained model"),
         (["train", "--data", "nowhere"], "nowhere: no such folder"),
         (["infer", "match.keep_quantil=0.1"], "did you mean 'keep_quantile'"),
+        (["infer", "search.candidates=0"], "search.candidates"),
         (["score", "--data", ".", "--result", "nowhere.json"], "nowhere"),
         (["check", "--data", "nowhere"], "nowhere: no such folder"),
     ],
@@ -165,6 +166,8 @@ def test_a_rerun_reuses_and_a_changed_key_rebuilds_only_what_depends_on_it(plain
     overrides = []  # each stays for the ones after it
     for override, rebuilt in [
         ("match.max_distance=1.9", {"matches"}),
+        ("search.index=IVF2,Flat", {"matches"}),
+        ("search.parameters={nprobe: 2}", {"matches"}),  # both of the cells: exact
         ("detect.video_score=0.001", {"detections/videos", "embeddings/videos", "matches"}),
         ("detect.photo_short_side=150", {"detections/photos", "embeddings/photos", "matches"}),
     ]:
@@ -173,6 +176,9 @@ def test_a_rerun_reuses_and_a_changed_key_rebuilds_only_what_depends_on_it(plain
         assert infer(plain_data, untrained, work, *overrides).returncode == 0
         changed = {step for step in steps if made()[step] != before[step]}
         assert changed == rebuilt, override
+    recall = json.loads((work / "matches" / "manifest.json").read_text())["recall"]
+    assert recall["queries"] > 0 and recall["recall_at_1"] == recall["recall_at_10"] == 1.0
+    assert (work / "index" / "vectors.faiss").is_file()
 
 
 def test_a_new_photo_rebuilds_no_video(plain_data, untrained, tmp_path):
