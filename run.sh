@@ -20,6 +20,7 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   preview         draw augmented crops:            preview --config FILE --data DIR [--out FILE.png]
   train           train detector and embedders:    train --config FILE --data DIR --work DIR
   infer           match items and videos:          infer --data DIR --work DIR > result.json
+  find            one video or item in a run:      find --work DIR --video FILE | --photos DIR [--top 5] [--json]
   score           judge a result by annotations:   score --data DIR --result FILE
   calibrate       fit cut-offs and probabilities:  calibrate --data VALIDATION --work DIR
   evaluate        judge the models by labels:      evaluate --data DIR --work DIR > figures.json
@@ -55,6 +56,8 @@ help_of() {
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "With --stage detect it leaves <work>/detections and prints nothing."; echo "$common_options"; echo "$stage_options" ;;
         evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > figures.json"; echo "Judges the models by labelled pictures; all is in <work>/evaluation."; echo "The detector: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms."; echo "The embedders: recall@1, 5, 10 and mAP@R of video crops against photo crops, by kind of item, and S1, S2, S3 on the labelled boxes, each beside the colour histogram's; a cut-off; the worst confusions."; echo "Prints the figures of one stage, or both as {\"detector\": ..., \"embedders\": ...}."; echo "$common_options"
             echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose the detector's thresholds for (default: 0.9)"; echo "  --stage detect|match judge the detector alone, or the embedders" ;;
+        find) echo "usage: bash run.sh find --video FILE | --photos DIR [--work DIR] [--top 5] [--json] [options] [section.key=value ...]"; echo "Looks for the items that a video shows, or the videos that show the item of a folder of photos, in the finished run of the work folder. Prints the nearest candidates, the distance of their nearest boxes and how many of their boxes are near (within match.max_distance); writes a sheet of pictures into <work>/find."
+            echo "options:"; echo "  --work DIR           a work folder that infer has finished (default: work)"; echo "  --weights DIR        the models (default: <work>/weights)"; echo "  --config FILE        the pipeline's YAML (default: <work>/config.yaml)"; echo "  --top N              how many candidates (default: 5)"; echo "  --json               print JSON: distances, frames, photos and boxes" ;;
         export-coco) echo "usage: bash run.sh export-coco --work DIR --out FILE [--data FILE]"; echo "Writes <work>/detections as COCO results. --data names a COCO file, whose ids are then taken; without it ids are made, and FILE's pictures are listed beside it in <name>.images.json." ;;
         score) echo "usage: bash run.sh score --data DIR [--result FILE | --compare A.json B.json] [--out FILE] [--config FILE] [score.key=value ...]"; echo "Prints S1, S2, S3 and the final score with bootstrap intervals as JSON, by kind of item where items.json tells kinds."; echo "With --compare: both scores, the interval of the difference, and which videos changed from right to wrong and back." ;;
         calibrate) echo "usage: bash run.sh calibrate [options] [--part NAME ...] [--precision SHARE] [--out FILE] [section.key=value ...] > calibration.yaml"; echo "Fits match.max_distance, match.min_share and the detector's thresholds for the best F1 of S1, and the probability that a match is right, on validation data that infer was run on, and prints the YAML to put into a config."; echo "The figures, the precision-recall curve and the same as section.key=value (overrides.txt) are in <work>/calibration."; echo "$common_options"
@@ -170,6 +173,39 @@ infer() {
     [ "$(option stage both "$@")" = detect ] || cat "$(option work work "$@")/result.json"
 }
 
+find_in_run() {  # find_in_run ARGS...: both stages on a folder of one video or item, the second against a finished run
+    local video photos work weights config name kept kind detect=()
+    video="$(option video "" "$@")"
+    photos="$(option photos "" "$@")"
+    work="$(option work work "$@")"
+    weights="$(option weights "$work/weights" "$@")"
+    config="$(option config "$work/config.yaml" "$@")"
+    if [ -n "$video" ] && [ -n "$photos" ] || [ -z "$video$photos" ]; then echo "error: find wants either --video FILE or --photos DIR" >&2; exit 2; fi
+    [ -z "$video" ] || [ -f "$video" ] || { echo "error: --video $video: no such file" >&2; exit 1; }
+    [ -z "$photos" ] || [ -d "$photos" ] || { echo "error: --photos $photos: no such folder; it wants one that holds an item's photos" >&2; exit 1; }
+    for kind in photos videos; do
+        [ -f "$work/embeddings/$kind/manifest.json" ] ||
+            { echo "error: $work: holds no finished run (no embeddings/$kind). Run infer into it first, or name another with --work" >&2; exit 1; }
+    done
+    scratch="$(mktemp -d)"  # global: the trap runs after this function
+    trap 'rm -rf "$scratch"' EXIT
+    if [ -n "$video" ]; then
+        mkdir -p "$scratch/data/video"
+        ln -s "$(realpath "$video")" "$scratch/data/video/$(basename "$video")"
+    else
+        mkdir -p "$scratch/data/image"
+        ln -s "$(realpath "$photos")" "$scratch/data/image/$(basename "$(realpath "$photos")")"
+    fi
+    kept=("$@")
+    for name in video photos work weights config; do without "$name" ${kept[@]+"${kept[@]}"}; done
+    set -- ${kept[@]+"${kept[@]}"}
+    without top "$@"
+    for name in ${kept[@]+"${kept[@]}"}; do [ "$name" = --json ] || detect+=("$name"); done
+    kept=(--config "$config" --data "$scratch/data" --work "$scratch/work" --weights "$weights")
+    RUNNER=local stage bbox_sub infer "${kept[@]}" ${detect[@]+"${detect[@]}"}
+    "$python" -m metric_sub.find "${kept[@]}" --among "$work" "$@"
+}
+
 evaluate() {
     local folder
     RUNNER=local stages judge "$@"
@@ -215,7 +251,7 @@ demo() {
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|preview|train|infer|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
+    setup|sample|check|preview|train|infer|find|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac
@@ -235,6 +271,7 @@ case "$verb" in
     report) "$python" -m metric_sub.report "$@" ;;
     import-weights) "$python" -m bbox_sub.import_weights "$@" ;;
     export-weights) "$python" -m bbox_sub.export_weights "$@" ;;
+    find) find_in_run "$@" ;;
     export-coco) "$python" -m bbox_sub.coco_results "$@" ;;
     test) cd "$root" && "$python" -m pytest "$@" ;;
     bench) "$python" -m benchmarks "$@" ;;

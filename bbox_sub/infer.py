@@ -17,9 +17,9 @@ from shared.dataset import media_fingerprint
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
 from shared.weights import read_description, refuse_other_architecture
-from shared.work import Step, chunks, locked
+from shared.work import Step, fingerprint, locked
 
-PHOTOS_PER_PART, VIDEOS_PER_PART = 32, 4
+ITEMS_PER_PART, VIDEOS_PER_PART = 8, 4
 COLUMNS = {
     "media_id": "str",
     "item_id": "str",
@@ -58,55 +58,64 @@ def main(argv: list[str] | None = None) -> None:
         photos = media[media.kind == "photo"].reset_index(drop=True)
         videos = media[media.kind == "video"].reset_index(drop=True)
         settings = config.detect
-        photo_step = Step(
-            options.work / "detections" / "photos",
-            {
-                **shared_settings,
-                "media": media_fingerprint(photos),
-                "score": settings.photo_score,
-                "short_side": settings.photo_short_side,
-                "keep_best": settings.keep_best_photo_box,
-            },
-            options.fresh,
-        )
-        video_step = Step(
-            options.work / "detections" / "videos",
-            {
-                **shared_settings,
-                "media": media_fingerprint(videos),
-                "score": settings.video_score,
-                "short_side": settings.video_short_side,
-                "frames": config.frames.indices,
-            },
-            options.fresh,
+        photo_settings = {
+            **shared_settings,
+            "score": settings.photo_score,
+            "short_side": settings.photo_short_side,
+            "keep_best": settings.keep_best_photo_box,
+        }
+        video_settings = {
+            **shared_settings,
+            "score": settings.video_score,
+            "short_side": settings.video_short_side,
+            "frames": config.frames.indices,
+        }
+        photo_step, video_step = (
+            Step(
+                options.work / "detections" / kind,
+                {**of_kind, "media": media_fingerprint(rows)},
+                options.fresh,
+                keep_before=True,
+            )
+            for kind, of_kind, rows in (("photos", photo_settings, photos), ("videos", video_settings, videos))
         )
         if photo_step.done and video_step.done:
             return
         least = 0.0 if settings.keep_best_photo_box else settings.photo_score
         model, architecture = load_detector(weights, least_score=min(least, settings.video_score), **chosen)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        for step, rows, size, detect in (
-            (photo_step, photos, PHOTOS_PER_PART, detect_in_photos),
-            (video_step, videos, VIDEOS_PER_PART, detect_in_videos),
+        for step, of_kind, rows, size, detect in (
+            (photo_step, photo_settings, photos, ITEMS_PER_PART, detect_in_photos),
+            (video_step, video_settings, videos, VIDEOS_PER_PART, detect_in_videos),
         ):
             if not step.done:
                 build_detections(
-                    step, rows, size, lambda part, detect=detect: detect(model, architecture.categories, part, config)
+                    step,
+                    of_kind,
+                    rows,
+                    size,
+                    lambda part, detect=detect: detect(model, architecture.categories, part, config),
                 )
 
 
-def build_detections(step: Step, media: pd.DataFrame, rows_per_part: int, detect) -> None:
-    """Fills a detections step part by part and finishes it. `detect(rows)` gives (table, skipped)."""
-    parts = chunks(len(media), rows_per_part)
-    with progress_bar(total=len(media), title=f"detect {step.folder.name}", unit=step.folder.name[:-1]) as bar:
+def build_detections(step: Step, settings: dict, media: pd.DataFrame, items_per_part: int, detect) -> None:
+    """Fills a detections step, item by item, and finishes it. `detect(rows)` gives (table, skipped).
+
+    settings: all that the step depends on but its media. What was found before, by the same settings, in photos of an item
+    and in videos that have not changed is kept.
+    """
+    # An item's photos are detected by themselves: in other company the last bits are others.
+    items = [
+        rows.reset_index(drop=True) for _, rows in media.groupby((media.item_id != media.item_id.shift()).cumsum())
+    ]
+    marks = [fingerprint([settings, media_fingerprint(rows)]) for rows in items]
+    with progress_bar(total=len(items), title=f"detect {step.folder.name}", unit="item") as bar:
 
         def build(k: int) -> tuple[dict, list[dict]]:
-            table, skipped = detect(media[parts[k]])
-            bar.update(len(media[parts[k]]))
+            table, skipped = detect(items[k])
             return {"table": table}, skipped
 
-        step.build_parts(len(parts), build)
-    step.finish(len(parts), ["table"], {"table": detection_table([])})
+        step.build_units(marks, items_per_part, build, {"table": detection_table([])}, bar.update)
 
 
 def detect_in_photos(

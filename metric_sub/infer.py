@@ -1,6 +1,7 @@
 """Matches items and videos: `python -m metric_sub.infer --config C --data D --work W`.
 
-Reads <work>/media and <work>/detections; writes <work>/embeddings/{photos,videos}, <work>/matches and <work>/result.json.
+Reads <work>/media and <work>/detections; writes <work>/embeddings/{photos,videos}, <work>/matches and <work>/result.json, and
+<work>/index where the config's search is not exact.
 What stands already is reused; what was interrupted goes on.
 """
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders
+from metric_sub.index import EXACT, NearestSearch, empty_index, recall_against_exact, search_by
 from metric_sub.probability import match_probability
 from metric_sub.rerank import expand_queries, nearest_reciprocal
 from metric_sub.result import build_result, write_result
@@ -24,32 +26,51 @@ from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
 from shared.tables import BOX
 from shared.weights import read_description, refuse_other_architecture
-from shared.work import Step, chunks, locked, read_step
+from shared.work import Step, fingerprint, locked, read_step, table_fingerprint
 
 log = logging.getLogger("match")
 
-MEDIA_PER_PART = {"photos": 64, "videos": 4}
+ITEMS_PER_PART = {"photos": 16, "videos": 4}
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_options("Match items and videos (stage 2).", argv)
     config = config_of(options)
     use_threads(config.threads)
+    if config.search.index != EXACT:  # refused before the work
+        shapes = [
+            (model["networks"], model["architecture"]) for model in read_trained(config, options.weights).values()
+        ]
+        empty_index(config.search, sum(n * architecture["shape"]["dimension"] for n, architecture in shapes))
     with locked(options.work):
         save_config(options.work, config)
         media = read_step(options.work / "media").table("table")
         steps = {kind: embed_detections(config, options, kind, media) for kind in ("photos", "videos")}
         match_step = Step(
             options.work / "matches",
-            {**config.match.model_dump(), "photos": steps["photos"].fingerprint, "videos": steps["videos"].fingerprint},
+            {
+                **config.match.model_dump(),
+                "search": config.search.model_dump(),
+                "photos": steps["photos"].fingerprint,
+                "videos": steps["videos"].fingerprint,
+            },
             options.fresh,
         )
         if not match_step.done:
             photos, videos = steps["photos"], steps["videos"]
-            matches, votes = match_boxes(
-                photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match
+            search = search_by(
+                config.search,
+                videos.vectors(),
+                videos.fingerprint,
+                options.work / "index",
+                seed=config.seed,
+                fresh=options.fresh,
             )
-            match_step.write({"table": matches, "votes": votes})
+            matches, votes = match_boxes(
+                photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match, search
+            )
+            facts = None if search is nearest else {"recall": tell_recall(search, photos, videos, config)}
+            match_step.write({"table": matches, "votes": votes}, facts=facts)
         matches = match_step.table("table")
         write_result(build_result(matches), options.work / "result.json")
         log.info(
@@ -70,44 +91,50 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
 
 
 def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) -> Step:
-    """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row."""
+    """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row.
+
+    Items and videos whose files, detections and embedders are as in the step before keep their vectors: only the others are
+    embedded.
+    """
     detection_step = read_step(options.work / "detections" / kind)
     trained = read_trained(config, options.weights)
+    settings = {
+        "weights": [description["sha256"] for description in trained.values()],
+        "architectures": [description["architecture"] for description in trained.values()],
+        "batch_size": config.embed.batch_size,
+        "flip": config.embed.flip,
+    }
     step = Step(
         options.work / "embeddings" / kind,
-        {
-            "detections": detection_step.fingerprint,
-            "weights": [description["sha256"] for description in trained.values()],
-            "architectures": [description["architecture"] for description in trained.values()],
-            "batch_size": config.embed.batch_size,
-            "flip": config.embed.flip,
-        },
+        {"detections": detection_step.fingerprint, **settings},
         options.fresh,
+        keep_before=True,
     )
     if step.done:
         return step
     models = [load_embedders(folder, flip=config.embed.flip) for folder in trained]
     embedder = CropEmbedder(models, config.embed.batch_size)
     detections = detection_step.table("table")
-    paths = media.set_index("media_id").path
-    ids = detections.media_id.unique()
-    groups = dict(tuple(detections.groupby("media_id", sort=False)))
-    parts = chunks(len(ids), MEDIA_PER_PART[kind])
-    with progress_bar(total=len(ids), title=f"embed {kind}", unit=kind[:-1]) as bar:
+    media = media.set_index("media_id")
+    files = media.drop(columns="path")
+    # An item's photos, or a video, are embedded by themselves: in other company a vector's last bits are others.
+    items = [
+        table.reset_index(drop=True)
+        for _, table in detections.groupby((detections.item_id != detections.item_id.shift()).cumsum())
+    ]
+    marks = [
+        fingerprint([settings, table_fingerprint(item), table_fingerprint(files.loc[item.media_id.unique()])])
+        for item in items
+    ]
+    with progress_bar(total=len(items), title=f"embed {kind}", unit="item" if kind == "photos" else "video") as bar:
 
         def build(k: int) -> tuple[dict, list[dict]]:
-            tables = [groups[media_id] for media_id in ids[parts[k]]]
-            for table in tables:
-                add_crops(embedder, paths[table.media_id.iloc[0]], kind, table, config.data.max_pixels)
-            bar.update(len(tables))
-            return {"table": pd.concat(tables, ignore_index=True), "vectors": embedder.take()}, []
+            for media_id, boxes in items[k].groupby("media_id", sort=False):
+                add_crops(embedder, media.path[media_id], kind, boxes, config.data.max_pixels)
+            return {"table": items[k], "vectors": embedder.take()}, []
 
-        step.build_parts(len(parts), build)
-    step.finish(
-        len(parts),
-        ["table", "vectors"],
-        {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)},
-    )
+        empty = {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)}
+        step.build_units(marks, ITEMS_PER_PART[kind], build, empty, bar.update)
     return step
 
 
@@ -133,10 +160,26 @@ def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataF
         )
 
 
+def tell_recall(search: NearestSearch, photos: Step, videos: Step, config: Config) -> dict:
+    """What `index.recall_against_exact` gives for photo boxes among video boxes; logs it."""
+    n_queries = config.search.recall_queries
+    recall = recall_against_exact(search, photos.vectors(), videos.vectors(), n_queries=n_queries, seed=config.seed)
+    log.info("%s against exact search, %s", config.search.index, recall)
+    return recall
+
+
 def match_boxes(
-    photos: pd.DataFrame, photo_vectors: np.ndarray, videos: pd.DataFrame, video_vectors: np.ndarray, match: Match
+    photos: pd.DataFrame,
+    photo_vectors: np.ndarray,
+    videos: pd.DataFrame,
+    video_vectors: np.ndarray,
+    match: Match,
+    search: NearestSearch = nearest,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The matches, with their probability, and the votes behind them. Row i of a table of boxes belongs to row i of its vectors."""
+    """The matches, with their probability, and the votes behind them.
+
+    Row i of a table of boxes belongs to row i of its vectors. k-reciprocal re-ranking searches exactly by itself.
+    """
     if match.rerank == "reciprocal":
         distances, indices = nearest_reciprocal(
             photo_vectors, video_vectors, match.neighbours, **match.reciprocal.model_dump()
@@ -144,7 +187,7 @@ def match_boxes(
     else:
         if match.rerank == "expansion":
             photo_vectors = expand_queries(photo_vectors, video_vectors, match.expansion)
-        distances, indices = nearest(photo_vectors, video_vectors, match.neighbours)
+        distances, indices = search(photo_vectors, video_vectors, match.neighbours)
     votes = cast_votes(photos, videos.rename(columns={"item_id": "video_id"}), distances, indices)
     matches, votes = match_items(
         votes,

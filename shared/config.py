@@ -282,6 +282,15 @@ class Calibration(Section):
     slope: Number  # of distance; below 0: the nearer, the surer
 
 
+class Search(Section):
+    # exact, or a string of FAISS's index factory, such as IVF1024,Flat or HNSW32 or PQ64
+    index: Annotated[str, Field(min_length=1)]
+    parameters: dict[str, float]  # of the index when it searches, by FAISS's names: nprobe, efSearch; {}: FAISS's own
+    candidates: Count  # that the index proposes for each query; the true distances decide among them
+    train_rows: Count  # vectors to train the index on, at most
+    recall_queries: Count  # that are searched exactly too, to tell the recall
+
+
 class Match(Section):
     keep_quantile: Share  # of an item's votes, the nearest
     min_share: Share  # of the weight of the kept votes that a video must have
@@ -326,6 +335,7 @@ class Config(Section):
     embedders: Annotated[list[Embedder], Field(min_length=1)]
     embed: Embed
     embed_train: EmbedTrain
+    search: Search
     match: Match
     score: Score
 
@@ -337,6 +347,14 @@ class Config(Section):
     def train_of(self, model: Embedder) -> EmbedTrain:
         """embed_train with the model's own changes."""
         return EmbedTrain.model_validate(_changed(self.embed_train.model_dump(), model.train))
+
+    @model_validator(mode="after")
+    def _rerank_has_its_search(self):
+        if self.match.rerank == "reciprocal" and self.search.index != "exact":
+            raise ValueError(
+                f"search.index: expected exact with match.rerank: reciprocal, which searches all boxes, found {self.search.index!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _models_train(self):

@@ -61,21 +61,30 @@ class Step:
 
     `done` tells whether it stands already; else call `build_parts` for each part's table in turn and `finish`.
     `table()` reads what a finished step holds.
+
+    With `keep_before`, a finished step of another fingerprint is moved to `<folder>.before` until this one is finished:
+    `build_units` takes from there what has not changed.
     """
 
-    def __init__(self, folder: Path, depends: dict, fresh: bool = False):
+    def __init__(self, folder: Path, depends: dict, fresh: bool = False, keep_before: bool = False):
         self.folder = folder
+        self._before = folder.with_name(f"{folder.name}.before")
         self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **depends})
         self._depends = depends
         self._started = time.monotonic()
         self._manifest_path = folder / "manifest.json"
         begun_path = folder / "begun.json"
         if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
+            if keep_before and not fresh and _fingerprint_of(self._manifest_path):
+                _remove(self._before)
+                os.replace(folder, self._before)
             _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not begun_path.exists():
             write_json(begun_path, {"fingerprint": self.fingerprint})
         self.done = _fingerprint_of(self._manifest_path) == self.fingerprint
+        if keep_before and (fresh or self.done):
+            _remove(self._before)
         if self.done:
             log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
 
@@ -103,6 +112,49 @@ class Step:
                 _write_table(self._part_path(k, name, _suffix(table)), table)
             write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
 
+    def build_units(
+        self,
+        marks: list[str],
+        units_per_part: int,
+        build: Callable[[int], tuple[dict[str, pd.DataFrame | np.ndarray], list[dict]]],
+        empty: dict[str, pd.DataFrame | np.ndarray],
+        after_each: Callable[[], object],
+    ) -> None:
+        """Builds and finishes a step of units, none of which depends on another; some units make a part.
+
+        marks: each unit's fingerprint, of all that it depends on. `build(k)` gives unit k as `build_parts` wants a part, with the
+        names of `empty`. A unit that the step before had with the same mark, whole, is copied from there and not built.
+        `after_each` is called after every unit, built or copied. The table `units` (mark, rows; '' where some was skipped)
+        keeps the marks for the next time.
+        """
+        before = _units_of(self._before)
+        tables_before = {
+            name: _read_table(self._before / f"{name}{_suffix(table)}") for name, table in empty.items() if before
+        }
+        n_kept = sum(mark in before for mark in marks)
+        if n_kept:
+            log.info("%s: %d of %d are as before and are kept", self.folder, n_kept, len(marks))
+        parts = chunks(len(marks), units_per_part)
+
+        def build_part(part: int) -> tuple[dict, list[dict]]:
+            units, built, skipped = [], [], []
+            for k in range(len(marks))[parts[part]]:
+                if marks[k] in before:
+                    tables, faults = {name: table[before[marks[k]]] for name, table in tables_before.items()}, []
+                else:
+                    tables, faults = build(k)
+                units.append(("" if faults else marks[k], len(next(iter(tables.values())))))
+                built.append(tables)
+                skipped += faults
+                after_each()
+            joined = {name: _joined([tables[name] for tables in built], table) for name, table in empty.items()}
+            return {"units": pd.DataFrame(units, columns=["mark", "rows"]), **joined}, skipped
+
+        self.build_parts(len(parts), build_part)
+        no_units = pd.DataFrame({"mark": pd.Series(dtype="str"), "rows": pd.Series(dtype="int64")})
+        self.finish(len(parts), ["units", *empty], {"units": no_units, **empty})
+        _remove(self._before)
+
     def finish(
         self, n_parts: int, names: list[str], empty: dict[str, pd.DataFrame | np.ndarray], facts: dict | None = None
     ) -> None:
@@ -114,10 +166,13 @@ class Step:
         for name in names:
             suffix = _suffix(empty[name])
             tables = [_read_table(self._part_path(k, name, suffix)) for k in range(n_parts)]
-            tables = [table for table in tables if len(table)] or [empty[name]]
-            joined = np.concatenate(tables) if suffix == ".npy" else pd.concat(tables, ignore_index=True)
-            _write_table(self.folder / f"{name}{suffix}", joined)
-            rows = len(joined)
+            path = self.folder / f"{name}{suffix}"
+            if suffix == ".npy":
+                arrays = [table for table in tables if len(table)] or [empty[name]]
+                write_whole(path, lambda beside, arrays=arrays: _save_arrays(beside, arrays))
+            else:
+                _write_table(path, _joined(tables, empty[name]))
+            rows = sum(len(table) for table in tables)
         for k in range(n_parts):
             skipped += json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8"))
         self._write_manifest(rows, skipped, facts)
@@ -128,6 +183,11 @@ class Step:
         for name, table in tables.items():
             _write_table(self.folder / f"{name}.parquet", table)
         self._write_manifest(len(next(iter(tables.values()))), list(skipped), facts)
+
+    def write_file(self, name: str, write: Callable[[Path], None], rows: int) -> None:
+        """Writes a step that is one file of another kind, <folder>/<name>; `write` writes it to the path that it is given."""
+        write_whole(self.folder / name, write)
+        self._write_manifest(rows, [], None)
 
     def table(self, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.folder / f"{name}.parquet")
@@ -223,6 +283,25 @@ def _fingerprint_of(path: Path) -> str | None:
         return None
 
 
+def _units_of(folder: Path) -> dict[str, slice]:
+    """mark -> rows of the units of a finished step that were whole; none of a step that is not finished or has no units."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        units = pd.read_parquet(folder / "units.parquet")
+    except (OSError, ValueError):
+        return {}
+    if manifest.get("schema") != SCHEMA_VERSION:
+        return {}
+    ends = units.rows.cumsum()
+    rows = map(slice, (ends - units.rows).tolist(), ends.tolist())
+    return {mark: place for mark, place in zip(units.mark, rows, strict=True) if mark}
+
+
+def _joined(tables: list[pd.DataFrame | np.ndarray], empty: pd.DataFrame | np.ndarray) -> pd.DataFrame | np.ndarray:
+    tables = [table for table in tables if len(table)] or [empty]
+    return pd.concat(tables, ignore_index=True) if isinstance(empty, pd.DataFrame) else np.concatenate(tables)
+
+
 def _suffix(table: pd.DataFrame | np.ndarray) -> str:
     return ".parquet" if isinstance(table, pd.DataFrame) else ".npy"
 
@@ -237,6 +316,17 @@ def _write_table(path: Path, table: pd.DataFrame | np.ndarray) -> None:
 def _save_array(path: Path, array: np.ndarray) -> None:
     with open(path, "wb") as file:  # np.save would add .npy to the name
         np.save(file, array)
+
+
+def _save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
+    """Writes what np.save would of all arrays joined, one after the other: joined they may not fit in memory."""
+    first = arrays[0]
+    header = np.lib.format.header_data_from_array_1_0(np.empty((0, *first.shape[1:]), first.dtype))
+    header["shape"] = (sum(len(array) for array in arrays), *first.shape[1:])
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            file.write(np.ascontiguousarray(array).data)
 
 
 def _read_table(path: Path) -> pd.DataFrame | np.ndarray:

@@ -14,6 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+import bbox_sub.infer
+import metric_sub.infer
+import shared.media
 from bbox_sub.detector import build_detector
 from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.result import check_result
@@ -30,6 +33,7 @@ VERBS = [
     "preview",
     "train",
     "infer",
+    "find",
     "score",
     "calibrate",
     "evaluate",
@@ -113,6 +117,7 @@ def test_every_verb_has_help(verb):
         (["infer", "--data", "nowhere"], "no trained model"),
         (["train", "--data", "nowhere"], "nowhere: no such folder"),
         (["infer", "match.keep_quantil=0.1"], "did you mean 'keep_quantile'"),
+        (["infer", "search.candidates=0"], "search.candidates"),
         (["score", "--data", ".", "--result", "nowhere.json"], "nowhere"),
         (["check", "--data", "nowhere"], "nowhere: no such folder"),
     ],
@@ -162,6 +167,8 @@ def test_a_rerun_reuses_and_a_changed_key_rebuilds_only_what_depends_on_it(plain
     overrides = []  # each stays for the ones after it
     for override, rebuilt in [
         ("match.max_distance=1.9", {"matches"}),
+        ("search.index=IVF2,Flat", {"matches"}),
+        ("search.parameters={nprobe: 2}", {"matches"}),  # both of the cells: exact
         ("detect.video_score=0.001", {"detections/videos", "embeddings/videos", "matches"}),
         ("detect.photo_short_side=150", {"detections/photos", "embeddings/photos", "matches"}),
     ]:
@@ -170,6 +177,9 @@ def test_a_rerun_reuses_and_a_changed_key_rebuilds_only_what_depends_on_it(plain
         assert infer(plain_data, untrained, work, *overrides).returncode == 0
         changed = {step for step in steps if made()[step] != before[step]}
         assert changed == rebuilt, override
+    recall = json.loads((work / "matches" / "manifest.json").read_text())["recall"]
+    assert recall["queries"] > 0 and recall["recall_at_1"] == recall["recall_at_10"] == 1.0
+    assert (work / "index" / "vectors.faiss").is_file()
 
 
 def test_a_new_photo_rebuilds_no_video(plain_data, untrained, tmp_path):
@@ -185,6 +195,48 @@ def test_a_new_photo_rebuilds_no_video(plain_data, untrained, tmp_path):
     ]
     skipped = json.loads((work / "media" / "manifest.json").read_text())["skipped"]
     assert [entry["media_id"] for entry in skipped] == ["image/shoe A/broken.jpg"] and skipped[0]["reason"]
+
+
+def test_new_photos_and_videos_are_all_that_is_detected_and_embedded(plain_data, untrained, tmp_path, monkeypatch):
+    read = []
+    for stage in (bbox_sub.infer, metric_sub.infer):
+        for name in ("read_photo", "read_frames"):
+            monkeypatch.setattr(
+                stage,
+                name,
+                lambda path, *more, name=name, stage=stage: (
+                    read.append((stage.__name__.split("_")[0], Path(path).name))
+                    or getattr(shared.media, name)(path, *more)
+                ),
+            )
+
+    def run_stages(work: Path, *more: str) -> list[tuple[str, str]]:
+        read.clear()
+        arguments = ["--data", str(plain_data), "--weights", str(untrained), "--work", str(work), *more]
+        bbox_sub.infer.main(arguments)
+        metric_sub.infer.main(arguments)
+        return sorted(read)
+
+    work = tmp_path / "work"
+    names = ["-dash.mp4", "1.webp", "front.PNG", "käse-7.mkv", "shoe A.mov", "side view.png"]
+    assert run_stages(work) == sorted((stage, name) for stage in ("bbox", "metric") for name in names)
+    rng = np.random.default_rng(1)
+    (plain_data / "image" / "a new item").mkdir()
+    Image.fromarray(scene("000002", (10, 8, 48, 60), rng)).save(plain_data / "image" / "a new item" / "new.png")
+    write_video(plain_data / "video" / "b new.mp4", [scene("000001", product_box("000001", k), rng) for k in range(20)])
+    (plain_data / "video" / "-dash.mp4").unlink()
+    assert run_stages(work) == [(stage, name) for stage in ("bbox", "metric") for name in ("b new.mp4", "new.png")]
+    for kind in ("photos", "videos"):
+        steps = [(work / step / kind) for step in ("detections", "embeddings")]
+        assert run_stages(tmp_path / "anew") or kind == "videos"
+        for step in steps:
+            for path in [*step.glob("*.parquet"), *step.glob("*.npy")]:
+                assert path.read_bytes() == (tmp_path / "anew" / path.relative_to(work)).read_bytes(), path
+    assert (work / "result.json").read_bytes() == (tmp_path / "anew" / "result.json").read_bytes()
+    assert run_stages(work, "detect.video_short_side=150") == [
+        (stage, name) for stage in ("bbox", "metric") for name in ("b new.mp4", "käse-7.mkv", "shoe A.mov")
+    ]
+    assert not list(work.rglob("*.before"))
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrained, tmp_path):
@@ -278,6 +330,41 @@ def test_one_stage_alone_then_its_detections_for_others(plain_data, untrained, t
     ended = infer(plain_data, untrained, work, "--stage=match")
     assert ended.returncode == 0 and json.loads(ended.stdout) is not None, ended.stderr
     assert run("train", "--stage", "both of them").returncode == 2
+
+
+def test_find_ranks_items_for_a_video_and_videos_for_photos(plain_data, untrained, tmp_path):
+    work = tmp_path / "work"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    infer(plain_data, untrained, work)
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")}
+
+    def find(*arguments):
+        environment = {**os.environ, "TMPDIR": str(scratch)}
+        return run("find", "--work", work, "--weights", untrained, *arguments, env=environment)
+
+    ended = find("--video", plain_data / "video" / "käse-7.mkv", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert {row["item_id"] for row in json.loads(ended.stdout)} == {"shoe A", "käse-7"}
+    ended = find(f"--photos={plain_data / 'image' / 'shoe A'}", "--top", "2")
+    assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 3, ended.stderr
+    for name in ("videos-käse-7", "photos-shoe A"):
+        assert Image.open(work / "find" / f"{name}.png").width > 900
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    for arguments, words in [
+        (["--video", tmp_path / "broken.mp4"], "video/broken.mp4: not a readable video"),
+        (["--video", tmp_path / "gone.mp4"], "no such file"),
+        (["--photos", tmp_path / "gone"], "no such folder"),
+        (["--video", plain_data / "video" / "käse-7.mkv", "detect.video_score=1"], "no product was found"),
+    ]:
+        ended = find(*arguments)
+        assert ended.returncode == 1 and ended.stdout == "" and words in ended.stderr, ended.stderr
+    assert find().returncode == 2
+    ended = run("find", "--video", plain_data / "video" / "käse-7.mkv", "--work", tmp_path / "elsewhere")
+    assert ended.returncode == 1 and "holds no finished run" in ended.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")} and not list(
+        scratch.iterdir()
+    )
 
 
 def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untrained, tmp_path):

@@ -252,6 +252,13 @@ def test_a_models_memory_needs_a_loss_in_its_own_way_to_train():
     load_config(FULL, [own, "embedders.3.memory=0"])
 
 
+def test_reciprocal_neighbours_are_searched_exactly():
+    reciprocal, index = "match.rerank=reciprocal", "search.index=HNSW32"
+    load_config(FULL, [reciprocal])
+    load_config(FULL, [index])
+    assert "search.index: expected exact" in message_of(FULL, [reciprocal, index])
+
+
 def test_models_must_have_names_of_their_own():
     name = load_config(FULL).embedders[0].name
     assert "names must differ" in message_of(FULL, [f"embedders.1.name={name}"])

@@ -1,6 +1,8 @@
 """Steps of the work folder: killed and gone on, reused, rebuilt; files whole or not there; one run at a time."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -263,3 +265,112 @@ def test_table_fingerprints_see_values_names_and_order():
     ]
     assert len({table_fingerprint(each) for each in [table, *changed]}) == 6
     assert table_fingerprint(table.set_axis([7, 8])) == table_fingerprint(table)  # the index is no value
+
+
+class UnitBuilder:
+    """Builds a unit of as many rows as its letter says (a: 0, b: 1, ...), remembers which, and fails when it comes to `fails_at`."""
+
+    def __init__(self, letters, fails_at=None, faulty=""):
+        self.letters, self.built, self.fails_at, self.faulty = letters, "", fails_at, faulty
+
+    def __call__(self, k):
+        letter = self.letters[k]
+        if letter == self.fails_at:
+            raise KeyboardInterrupt
+        self.built += letter
+        n = ord(letter) - ord("a")
+        table = pd.DataFrame({"part": np.full(n, n), "name": [letter] * n}).astype(EMPTY["table"].dtypes)
+        faults = [{"media_id": letter, "reason": "broken"}] if letter in self.faulty else []
+        return {"table": table, "vectors": np.full((n, 3), n, np.float32)}, faults
+
+
+def run_units(folder, builder, fresh=False, mark="{}".format):
+    step = Step(folder, {"letters": builder.letters, "mark": mark("")}, fresh, keep_before=True)
+    if not step.done:
+        ticks = []
+        step.build_units([mark(letter) for letter in builder.letters], 2, builder, EMPTY, lambda: ticks.append(1))
+    return step
+
+
+def contents(folder):
+    names = ("units.parquet", "table.parquet", "vectors.npy")
+    return [(folder / name).read_bytes() for name in names]
+
+
+@pytest.mark.parametrize("letters", ["bcd", "bxcd", "dcb", "c", "", "cdefgh", "abcd", "efg"])
+def test_only_units_that_were_not_there_are_built_and_the_files_are_the_same(tmp_path, letters):
+    run_units(tmp_path / "step", UnitBuilder("bcd"))
+    builder = UnitBuilder(letters)
+    run_units(tmp_path / "step", builder)
+    assert builder.built == "".join(letter for letter in letters if letters != "bcd" and letter not in "bcd")
+    run_units(tmp_path / "anew", UnitBuilder(letters))
+    assert contents(tmp_path / "step") == contents(tmp_path / "anew")
+    assert not (tmp_path / "step.before").exists()
+
+
+def test_units_of_another_mark_and_with_fresh_are_built_again(tmp_path):
+    run_units(tmp_path / "step", UnitBuilder("bcd"))
+    other, fresh = UnitBuilder("bcd"), UnitBuilder("bcde")
+    run_units(tmp_path / "step", other, mark="other {}".format)
+    run_units(tmp_path / "step", fresh, fresh=True, mark="other {}".format)
+    assert other.built == "bcd" and fresh.built == "bcde" and not (tmp_path / "step.before").exists()
+
+
+def test_a_unit_of_which_something_was_skipped_is_built_again(tmp_path):
+    first = run_units(tmp_path / "step", UnitBuilder("bcd", faulty="c"))
+    assert [fault["media_id"] for fault in first.manifest["skipped"]] == ["c"]
+    again = UnitBuilder("bcde")
+    step = run_units(tmp_path / "step", again)
+    assert again.built == "ce" and step.manifest["skipped"] == []
+
+
+def test_killed_while_it_builds_units_it_goes_on_with_what_was_there_before(tmp_path):
+    run_units(tmp_path / "step", UnitBuilder("bcd"))
+    with pytest.raises(KeyboardInterrupt):
+        run_units(tmp_path / "step", UnitBuilder("xbycdz", fails_at="y"))
+    changed = UnitBuilder("xbcdz", fails_at="z")  # and meanwhile the data changed again
+    with pytest.raises(KeyboardInterrupt):
+        run_units(tmp_path / "step", changed)
+    last = UnitBuilder("xbcdz")
+    run_units(tmp_path / "step", last)
+    assert changed.built == "x" and last.built == "z"
+    run_units(tmp_path / "anew", UnitBuilder("xbcdz"))
+    assert contents(tmp_path / "step") == contents(tmp_path / "anew")
+
+
+@pytest.mark.parametrize("moment", ["moving", "removing the one before", "finished"])
+def test_killed_while_the_step_before_is_moved_or_removed(tmp_path, monkeypatch, moment):
+    run_units(tmp_path / "step", UnitBuilder("bcd"))
+    with monkeypatch.context() as patched:
+        if moment == "moving":
+            patched.setattr("shared.work.os.replace", killed_after(os.replace))
+        else:
+            patched.setattr("shared.work._remove", killed_at_call(2 if moment == "finished" else 1))
+        with pytest.raises(KeyboardInterrupt):
+            run_units(tmp_path / "step", UnitBuilder("bcde"))
+    run_units(tmp_path / "step", again := UnitBuilder("bcde"))
+    assert set(again.built) <= {"e"} and not (tmp_path / "step.before").exists()
+    run_units(tmp_path / "anew", UnitBuilder("bcde"))
+    assert contents(tmp_path / "step") == contents(tmp_path / "anew")
+
+
+def killed_after(act):
+    def do(*arguments):
+        act(*arguments)
+        raise KeyboardInterrupt
+
+    return do
+
+
+def killed_at_call(n):
+    calls = []
+
+    def remove(folder):
+        calls.append(folder)
+        if len(calls) == n + 1:
+            raise KeyboardInterrupt
+        (folder / "manifest.json").unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    return remove
