@@ -24,7 +24,7 @@ from metric_sub.augment import (
 )
 from shared.config import Augment
 
-ELSEWHERE = ("box_jitter", "mixup", "cutmix")  # before the crop is cut, and of a whole batch
+ELSEWHERE = ("box_jitter", "backdrop", "mixup", "cutmix")  # before and behind the crop, and of a whole batch
 STEPS = [name for name in Augment.model_fields if name not in ELSEWHERE]
 
 
