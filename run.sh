@@ -197,7 +197,7 @@ find_in_run() {  # find_in_run ARGS...: both stages on a folder of one video or 
         ln -s "$(realpath "$photos")" "$scratch/data/image/$(basename "$(realpath "$photos")")"
     fi
     kept=("$@")
-    for name in video photos work weights config; do without "$name" ${kept[@]+"${kept[@]}"}; done
+    for name in video photos data work weights config; do without "$name" ${kept[@]+"${kept[@]}"}; done
     set -- ${kept[@]+"${kept[@]}"}
     without top "$@"
     for name in ${kept[@]+"${kept[@]}"}; do [ "$name" = --json ] || detect+=("$name"); done
@@ -226,7 +226,10 @@ score() {
 }
 
 calibrate() {
-    "$python" -m metric_sub.calibrate "$@" >&2
+    local work used=()
+    work="$(option work work "$@")"
+    [ ! -f "$work/config.yaml" ] || used=(--config "$work/config.yaml")  # the run's own; a --config behind it counts
+    "$python" -m metric_sub.calibrate ${used[@]+"${used[@]}"} "$@" >&2
     cat "$(option out "$(option work work "$@")/calibration/calibration.yaml" "$@")"
 }
 

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         photo_step, video_step = (
             Step(
                 options.work / "detections" / kind,
-                {**of_kind, "media": media_fingerprint(rows)},
+                {**of_kind, "parts": "by item", "media": media_fingerprint(rows)},
                 options.fresh,
                 keep_before=True,
             )

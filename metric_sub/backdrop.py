@@ -1,4 +1,4 @@
-"""Photos on white paper get the scene of a video behind them: catalogue photos have paper where videos have a room or a street."""
+"""White paper behind a product gives way to a scene of a video: catalogue photos have paper where videos have a room or a street."""
 
 import cv2
 import numpy as np

@@ -120,7 +120,7 @@ def _set_parameters(index: faiss.Index, settings: Search) -> None:
         except RuntimeError:
             raise UserError(
                 f"search.parameters: {settings.index!r} has no parameter {name!r} that FAISS could set to {value:g}. Expected, for "
-                "example, nprobe for IVF..., efSearch for HNSW..., quantizer_efSearch for IVF..._HNSW..., or {{}} for none."
+                "example, nprobe for IVF..., efSearch for HNSW..., quantizer_efSearch for IVF..._HNSW..., or {} for none."
             ) from None
 
 

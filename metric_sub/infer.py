@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             options.work / "matches",
             {
                 **config.match.model_dump(),
-                "search": config.search.model_dump(),
+                "search": config.search.model_dump() | ({} if config.search.index == EXACT else {"seed": config.seed}),
                 "photos": steps["photos"].fingerprint,
                 "videos": steps["videos"].fingerprint,
             },
@@ -106,7 +106,7 @@ def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) ->
     }
     step = Step(
         options.work / "embeddings" / kind,
-        {"detections": detection_step.fingerprint, **settings},
+        {"detections": detection_step.fingerprint, "parts": "by item", **settings},
         options.fresh,
         keep_before=True,
     )

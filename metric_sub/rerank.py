@@ -54,7 +54,7 @@ def nearest_reciprocal(
     for rows in _blocks(len(query), max(1, ROWS_AT_ONCE // max(width, 1))):
         own, others = np.repeat(np.arange(rows.start, rows.stop), width), len(query) + indices[rows].ravel()
         common = codes[own].minimum(codes[others]).sum(axis=1).reshape(-1, width)  # (rows, c); a code's sum is 1
-        distances[rows] = own_share * distances[rows] + (1 - own_share) * (1 - common / (2 - common))
+        distances[rows] = own_share * distances[rows] + (1 - own_share) * np.maximum(1 - common / (2 - common), 0)
     order = np.lexsort((indices, distances), axis=1)[:, :n_neighbours]
     return np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1)
 

@@ -115,7 +115,8 @@ def prepare(
 
 
 def _decisive(settings: EmbedTrain) -> dict:
-    """What of a model's settings decides what it becomes: augmentations that no phase of it uses may change."""
+    """What of a model's settings decides what it becomes: augmentations that no phase of it uses may change, since they
+    only give the pictures more room around the box."""
     used = {phase.augment: settings.augment[phase.augment].model_dump() for phase in settings.phases}
     return settings.model_dump(exclude=RUN_KEYS) | {"augment": used}
 

@@ -79,7 +79,8 @@ def cut_training_crops(
 
 def crops_for(crops: pd.DataFrame, settings: EmbedTrain) -> pd.DataFrame:
     """The rows of `cut_training_crops` that a model with these settings learns from, with a fresh index: what the others of an
-    ensemble ask for besides has no part in its training."""
+    ensemble ask for besides has no part in its training, but for the size and room of the pictures, which are cut once for
+    all: the largest input_size and box_jitter of the config."""
     if any(phase.task == "views" for phase in settings.phases):
         return crops
     wanted = crops["product"] != 0 if settings.distractor_tracks else crops["product"] > 0

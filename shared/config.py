@@ -158,7 +158,7 @@ class Augment(Section):
     """One augmentation of training crops: probabilities, and the strengths that go with them."""
 
     box_jitter: Share  # largest shift of each side, in shares of the box
-    backdrop: Share  # a photo's white paper gives way to the scene of a video
+    backdrop: Share  # white paper up to the border gives way to a video's scene
     flip: Share
     affine: Share
     perspective: Share
