@@ -1,5 +1,7 @@
 """White paper behind a product gives way to a scene of a video: catalogue photos have paper where videos have a room or a street."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -22,14 +24,15 @@ def paper_of(crop_rgb: np.ndarray) -> np.ndarray:
     return at_border[labels]
 
 
-def replace_paper(crop_rgb: np.ndarray, scene_rgb: np.ndarray) -> np.ndarray:
+def replace_paper(crop_rgb: np.ndarray, scene: Callable[[], np.ndarray]) -> np.ndarray:
     """The crop (H, W, 3) uint8 with the scene's pixels for its paper; as it was where it has hardly any, or little else.
 
-    The rim of the product, one pixel wide, is mixed with the paper already: it goes too, softly.
+    scene() gives the scene, (H, W, 3) uint8, and is asked only where there is paper. The rim of the product, one pixel wide, is
+    mixed with the paper already: it goes too, softly.
     """
     paper = paper_of(crop_rgb)
     if not LEAST <= paper.mean() <= MOST:
         return crop_rgb
     wide = cv2.dilate(paper.astype(np.uint8), AROUND)
     share = cv2.blur(wide.astype(np.float32), (3, 3))[..., None]  # of the scene
-    return (share * scene_rgb + (1 - share) * crop_rgb).round().astype(np.uint8)
+    return (share * scene() + (1 - share) * crop_rgb).round().astype(np.uint8)

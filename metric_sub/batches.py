@@ -155,8 +155,10 @@ class EmbedderBatches(TorchDataset):
         box = jitter_box(expand_boxes(self._boxes[row], self.rule.margin)[0], settings.box_jitter, rng)
         crop = cut_crop(picture, box, size_hw, self.rule.interpolation)  # (h, w, 3)
         if rng.random() < settings.backdrop:
-            scene = cv2.resize(self._picture(rng.choice(self._scenes)), size_hw[::-1], interpolation=cv2.INTER_AREA)
-            crop = replace_paper(crop, scene)
+            other = rng.choice(self._scenes)
+            crop = replace_paper(
+                crop, lambda: cv2.resize(self._picture(other), size_hw[::-1], interpolation=cv2.INTER_AREA)
+            )
         torch.default_generator.manual_seed(int(rng.integers(2**63)))  # the augmentation draws from torch
         return self._augmentations[augment](torch.from_numpy(crop[..., channels]).permute(2, 0, 1))
 

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.sparse import csr_array, eye_array, vstack
 
 from metric_sub.search import nearest
+from shared.work import chunks
 
 ROWS_AT_ONCE = 4096
 
@@ -16,7 +17,7 @@ def expand_queries(query: np.ndarray, gallery: np.ndarray, n_neighbours: int) ->
     """
     _, indices = nearest(query, gallery, n_neighbours)  # (N, k)
     expanded = np.empty(query.shape, np.float32)
-    for rows in _blocks(len(query)):
+    for rows in chunks(len(query), ROWS_AT_ONCE):
         mean = query[rows].astype(np.float64) + gallery[indices[rows]].sum(axis=1, dtype=np.float64)  # (rows, D)
         length = np.linalg.norm(mean, axis=1, keepdims=True)
         expanded[rows] = mean / np.where(length > 0, length, 1)
@@ -51,7 +52,7 @@ def nearest_reciprocal(
         return distances[:, :n_neighbours], indices[:, :n_neighbours]
     codes = _codes(query, gallery, k1, k2)
     width = indices.shape[1]
-    for rows in _blocks(len(query), max(1, ROWS_AT_ONCE // max(width, 1))):
+    for rows in chunks(len(query), max(1, ROWS_AT_ONCE // max(width, 1))):
         own, others = np.repeat(np.arange(rows.start, rows.stop), width), len(query) + indices[rows].ravel()
         common = codes[own].minimum(codes[others]).sum(axis=1).reshape(-1, width)  # (rows, c); a code's sum is 1
         distances[rows] = own_share * distances[rows] + (1 - own_share) * np.maximum(1 - common / (2 - common), 0)
@@ -66,7 +67,7 @@ def _codes(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int) -> csr_arra
     near, half = _reciprocal(neighbours[:, : k1 + 1]), _reciprocal(neighbours[:, : round(k1 / 2) + 1])
     size = half.sum(axis=1)
     parts = []
-    for rows in _blocks(n):
+    for rows in chunks(n, ROWS_AT_ONCE):
         own = near[rows]
         overlap = (own @ half).multiply(own).tocoo()  # half is symmetric: |R(p) and R*(q)| for q of R(p)
         enough = 3 * overlap.data >= 2 * size[overlap.col]
@@ -106,7 +107,7 @@ def _links(neighbours: np.ndarray) -> csr_array:
 def _distances(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """(p,) Euclidean distances of pairs of the joint set."""
     distances = np.empty(len(rows))
-    for pairs in _blocks(len(rows)):
+    for pairs in chunks(len(rows), ROWS_AT_ONCE):
         difference = _vectors(query, gallery, rows[pairs]) - _vectors(query, gallery, columns[pairs])  # (pairs, D)
         distances[pairs] = np.sqrt(np.square(difference).sum(axis=1))
     return distances
@@ -119,7 +120,3 @@ def _vectors(query: np.ndarray, gallery: np.ndarray, places: np.ndarray) -> np.n
     vectors[of_query] = query[places[of_query]]
     vectors[~of_query] = gallery[places[~of_query] - len(query)]
     return vectors
-
-
-def _blocks(n_rows: int, size: int = ROWS_AT_ONCE) -> list[slice]:
-    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

@@ -70,7 +70,7 @@ def test_only_the_candidates_are_ranked_anew():
     expected = reciprocal_by_hand(query, gallery, **how)
     near = np.argsort(distances_of(query, gallery), axis=1)[:, :5]
     for row in range(len(query)):
-        best = sorted(near[row], key=lambda g: expected[row, g])[:2]  # noqa: B023
+        best = near[row][np.argsort(expected[row, near[row]])][:2]
         np.testing.assert_allclose(distances[row], expected[row, best], atol=1e-6)
     assert indices.shape == (8, 2)
 
@@ -106,7 +106,7 @@ def test_an_expanded_query_is_the_mean_with_its_neighbours(monkeypatch, n_neighb
     query, gallery = unit_vectors(rng, 10), unit_vectors(rng, 20)
     expanded = expand_queries(query, gallery, n_neighbours)
     for row, vector in enumerate(query):
-        near = sorted(range(20), key=lambda g: np.linalg.norm(vector.astype(np.float64) - gallery[g]))[:n_neighbours]  # noqa: B023
+        near = np.argsort(np.linalg.norm(vector.astype(np.float64) - gallery, axis=1))[:n_neighbours]
         mean = np.mean([vector, *gallery[near]], axis=0)
         np.testing.assert_allclose(expanded[row], mean / np.linalg.norm(mean), atol=1e-6)
     assert expanded.dtype == np.float32
