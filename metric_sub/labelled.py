@@ -55,12 +55,17 @@ def boxed_pictures(boxes: pd.DataFrame, max_pixels: int) -> Iterator[tuple[np.nd
             log.warning("%s: left out: it has no frames %s", medium.path, sorted(left))
 
 
-def match_and_score(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match, score: Score) -> dict:
-    """The score (as `score.score_result` gives it) of the matches that the rule finds by these vectors.
+def match_labelled(boxes: pd.DataFrame, vectors: np.ndarray, match: Match) -> pd.DataFrame:
+    """The matches that the rule finds by these vectors.
 
     boxes (N rows) as `labelled_boxes` gives them, row i belonging to row i of vectors (N, D) float32.
     """
     of_photo = (boxes.kind == "photo").to_numpy()
-    matches, _ = match_boxes(boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo], match)
+    return match_boxes(boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo], match)[0]
+
+
+def match_and_score(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match, score: Score) -> dict:
+    """The score (as `score.score_result` gives it) of what `match_labelled` finds."""
+    matches = match_labelled(boxes, vectors, match)
     truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
     return score_result(check_result(build_result(matches)), truth, **score.model_dump())
