@@ -21,6 +21,7 @@ from metric_sub.vectors import describe_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Match, Score
 from shared.dataset import named_parts, read_dataset
+from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.frames import refuse_problems
 from shared.tables import Dataset
@@ -118,8 +119,8 @@ def table(rows: list[dict]) -> list[str]:
     kinds = [key for key in rows[0] if key not in ("name", "S1", "max_distance", "all")]
     lines = [f"{'':<26}{'S1':>7}{'cut-off':>9}{'S1*':>7}" + "".join(f"{kind[:11]:>12}" for kind in kinds)]
     for row in rows:
-        values = "".join(f"{row[kind]:>12.3f}" if kind in row else f"{'-':>12}" for kind in kinds)
-        s1 = (f"{'-' if row[key] is None else format(row[key], '.3f'):>7}" for key in ("S1", "all"))
+        values = "".join(f"{three_decimals(row.get(kind)):>12}" for kind in kinds)
+        s1 = (f"{three_decimals(row[key]):>7}" for key in ("S1", "all"))
         lines.append(f"{row['name']:<26}{next(s1)}{row['max_distance']:>9.3f}{next(s1)}{values}")
     return [
         *lines,

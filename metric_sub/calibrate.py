@@ -24,6 +24,7 @@ from metric_sub.score import LEVELS, Truth, score_result
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Detect, Match
 from shared.dataset import named_parts, read_dataset, refuse_other_media, warn_of_training
+from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.tables import Dataset
 from shared.work import Step, locked, read_step, write_json, write_whole
@@ -342,10 +343,10 @@ def calibration_table(answer: dict) -> str:
     ]
     for name in ("now", "proposed"):
         row = answer[name]
-        figures = [_figure(row[key]) for key in ("precision", "recall", *LEVELS)]
+        figures = [three_decimals(row[key]) for key in ("precision", "recall", *LEVELS)]
         lines.append(f"{name:<10}" + "".join(f"{row['settings'][key]:>14g}" for key in keys) + _in_line(figures))
     held_out = answer["held_out"]
-    figures = [_figure(held_out[key]) for key in ("precision", "recall", "S1")]
+    figures = [three_decimals(held_out[key]) for key in ("precision", "recall", "S1")]
     lines.append(f"{'held out':<10}{'':<{14 * len(keys)}}{_in_line(figures)}")
     lines.append(
         f"held out: each of {held_out['folds']} folds of the videos, by what the others propose; the honest figure of the two. "
@@ -360,10 +361,6 @@ def calibration_table(answer: dict) -> str:
 
 def _in_line(figures: list[str]) -> str:
     return "".join(f"{figure:>{width}}" for figure, width in zip(figures, (11, 8, 7, 7, 7), strict=False))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":
