@@ -4,14 +4,15 @@
 missing keys by name, and gives frozen pydantic objects.
 """
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from shared.config_words import in_words
 from shared.errors import UserError
+from shared.overrides import apply_override, changed
 from shared.work import write_whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -346,7 +347,7 @@ class Config(Section):
 
     def train_of(self, model: Embedder) -> EmbedTrain:
         """embed_train with the model's own changes."""
-        return EmbedTrain.model_validate(_changed(self.embed_train.model_dump(), model.train))
+        return EmbedTrain.model_validate(changed(self.embed_train.model_dump(), model.train))
 
     @model_validator(mode="after")
     def _rerank_has_its_search(self):
@@ -366,7 +367,7 @@ class Config(Section):
             try:
                 self.train_of(model)
             except ValidationError as error:
-                words = "; ".join(_in_words(problem, EmbedTrain) for problem in error.errors())
+                words = "; ".join(in_words(problem, EmbedTrain) for problem in error.errors())
                 raise ValueError(f"embedders.{model.name}.train: {words}") from None
         return self
 
@@ -410,11 +411,11 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
         raise UserError(f"{path}: expected a mapping of sections, found {type(tree).__name__}. See configs/cpu.yaml.")
     tree.pop("anchors", None)  # a place for YAML anchors that sections merge
     for override in overrides:
-        _apply_override(tree, override)
+        apply_override(tree, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {_in_words(problem)}" for problem in error.errors())) from None
+        raise UserError("\n".join(f"{path}: {in_words(problem, Config)}" for problem in error.errors())) from None
 
 
 def dump_config(config: BaseModel) -> str:
@@ -426,68 +427,3 @@ def save_config(folder: Path, config: Config) -> None:
     """Writes the effective config beside an output, as <folder>/config.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "config.yaml", lambda beside: beside.write_text(dump_config(config), encoding="utf-8"))
-
-
-def _apply_override(tree: dict, override: str) -> None:
-    """Set one dotted key in the plain tree. Keys must exist there: an override changes, it never adds."""
-    dotted, equals, text = override.partition("=")
-    keys = dotted.split(".")
-    if not equals or not all(keys):
-        raise UserError(f"override {override!r}: expected section.key=value, for example match.keep_quantile=0.3")
-    node: Any = tree
-    for depth, key in enumerate(keys):
-        known = (
-            list(node)
-            if isinstance(node, dict)
-            else [str(i) for i in range(len(node))]
-            if isinstance(node, list)
-            else []
-        )
-        if key not in known:
-            raise UserError(f"override {override!r}: no key {'.'.join(keys[: depth + 1])!r}{_nearest(key, known)}")
-        key = int(key) if isinstance(node, list) else key
-        if depth == len(keys) - 1:
-            try:
-                node[key] = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise UserError(f"override {override!r}: the value is not valid YAML: {error}") from None
-        node = node[key]
-
-
-def _changed(tree: dict, changes: dict) -> dict:
-    """The tree with other values; sections are changed key by key."""
-    return tree | {
-        key: _changed(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
-        for key, value in changes.items()
-    }
-
-
-def _in_words(problem: dict, root: type[Section] = Config) -> str:
-    place, kind = problem["loc"], problem["type"]
-    dotted = ".".join(map(str, place))
-    if kind == "extra_forbidden":
-        return f"unknown key {dotted!r}{_nearest(str(place[-1]), _keys_beside(place, root))}"
-    if kind == "missing":
-        return f"missing key {dotted!r}. Every key is required; copy it from configs/cpu.yaml."
-    if kind == "value_error":  # a check of our own, which tells what it found
-        told = problem["msg"].removeprefix("Value error, ")
-        return f"{dotted}: {told}" if dotted else told
-    return f"{dotted}: {problem['msg']}, found {problem['input']!r:.80}"
-
-
-def _keys_beside(place: tuple, root: type[Section]) -> list[str]:
-    """The keys that the section holding the last name of `place`, told from `root` on, knows."""
-    section: Any = root
-    for key in place[:-1]:
-        if get_origin(section) in (list, dict):  # the key is a place or a name of the user's own
-            section = get_args(section)[-1]
-        else:
-            section = section.model_fields[key].annotation
-    return list(section.model_fields) if hasattr(section, "model_fields") else []
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; expected one of {', '.join(known)}" if known else ""
