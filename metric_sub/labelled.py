@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from metric_sub.infer import match_boxes
+from metric_sub.infer import match_boxes, pair_boxes
 from metric_sub.result import build_result, check_result
 from metric_sub.score import NO_KIND, Truth, score_result
 from shared.config import FrameList, Match, Score
@@ -61,6 +61,8 @@ def match_and_score(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, 
     boxes (N rows) as `labelled_boxes` gives them, row i belonging to row i of vectors (N, D) float32.
     """
     of_photo = (boxes.kind == "photo").to_numpy()
-    matches, _ = match_boxes(boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo], match)
+    sides = boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo]
+    matches, _ = match_boxes(*sides, match)
+    pairs = pair_boxes(matches, *sides, match)
     truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
-    return score_result(check_result(build_result(matches)), truth, **score.model_dump())
+    return score_result(check_result(build_result(matches, pairs)), truth, **score.model_dump())
