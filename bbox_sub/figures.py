@@ -5,6 +5,7 @@ import pandas as pd
 
 from bbox_sub.evaluate import SIZES, Found, Truth, average_precision_by
 from bbox_sub.hits import at_thresholds, precision_recall, sizes_of
+from shared.decimals import three_decimals
 from shared.tables import BOX
 
 KINDS = ("photos", "frames")
@@ -71,7 +72,7 @@ def figures_table(figures: dict[str, dict]) -> str:
 
 def _line(name: str, row: dict) -> str:
     values = (row.get(column, "") for column in COLUMNS)
-    texts = ("-" if value is None else format(value, ".3f") if isinstance(value, float) else value for value in values)
+    texts = (value if isinstance(value, int | str) else three_decimals(value) for value in values)
     return (f"{name:<30}" + "".join(f"{text:>10}" for text in texts)).rstrip()
 
 

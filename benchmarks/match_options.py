@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metric_sub.cut_off import best_cut_off
 from metric_sub.embed import join_vectors
 from metric_sub.histogram import NO_CUT_OFF
-from metric_sub.infer import match_boxes
-from metric_sub.labelled import labelled_boxes
-from metric_sub.result import build_result, check_result
-from metric_sub.score import Truth, score_result
+from metric_sub.labelled import labelled_boxes, match_and_score, match_labelled
 from metric_sub.vectors import describe_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Match
+from shared.config import Match, Score
 from shared.dataset import named_parts, read_dataset
+from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.frames import refuse_problems
 from shared.tables import Dataset
@@ -70,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             log.warning("no detections are compared: %s", error)
         for name, (boxes, vectors) in sides.items():
             print(f"\n{name}: {(boxes.kind == 'photo').sum()} of photos, {(boxes.kind == 'video').sum()} of videos")
-            print("\n".join(table(compare(boxes, vectors, dataset, config.match))))
+            print("\n".join(table(compare(boxes, vectors, dataset, config.match, config.score))))
 
 
 def detected_boxes(work: Path, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
@@ -87,9 +86,10 @@ def detected_boxes(work: Path, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarr
     return pd.concat(tables, ignore_index=True), np.concatenate(vectors)
 
 
-def compare(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match) -> list[dict]:
+def compare(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match, score: Score) -> list[dict]:
     """Of each option {name, S1 (with the config's max_distance), max_distance (that which gives the best S1), all, and each kind:
     S1 with that one}. An option changes the scale of distances or not: the best cut-off of each is what can be compared."""
+    score = score.model_copy(update={"resamples": 0})  # no intervals are printed
     frames = np.unique(boxes.frame_index[boxes.kind == "video"])
     gap = int(np.diff(frames).min(initial=1 << 30))
     rows = []
@@ -97,33 +97,21 @@ def compare(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: M
         if change.get("successive_frames"):
             change = change | {"successive_frames": gap}
         option = match.model_copy(update=change)
-        cut_off = best_cut_off(boxes, vectors, dataset, option)
-        best = score_matches(boxes, vectors, dataset, option.model_copy(update={"max_distance": cut_off}))[1]
+        now = match_and_score(boxes, vectors, dataset, option, score)
+        expected = [row["video_id"] for row in now["per_video"] if row["expected"]]
+        uncut, _ = match_labelled(boxes, vectors, option.model_copy(update={"max_distance": NO_CUT_OFF}))
+        cut_off = cut_off_of(uncut, expected)
+        best = match_and_score(boxes, vectors, dataset, option.model_copy(update={"max_distance": cut_off}), score)
         kinds = {kind: row["S1"] for kind, row in best.get("by_kind", {}).items() if row["N_GT"]}
-        s1 = score_matches(boxes, vectors, dataset, option)[1]["S1"]
-        rows.append({"name": name, "S1": s1, "max_distance": cut_off, "all": best["S1"], **kinds})
+        rows.append({"name": name, "S1": now["S1"], "max_distance": cut_off, "all": best["S1"], **kinds})
     return rows
 
 
-def score_matches(
-    boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match
-) -> tuple[pd.DataFrame, dict]:
-    """The matches that the options find, and their score, of which S1 alone counts here."""
-    of_photo = (boxes.kind == "photo").to_numpy()
-    matches, _ = match_boxes(boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo], match)
-    truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
-    judged = {"weights": (1, 0, 0), "rules": "product", "frame_policy": "nearest", "min_iou": 0.5}
-    judged |= {"resamples": 0, "confidence": 0.95, "seed": 0}
-    return matches, score_result(check_result(build_result(matches)), truth, **judged)
-
-
-def best_cut_off(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match) -> float:
-    """The distance of the match at which to cut off for the highest S1, the smallest of equally good ones."""
-    matches, score = score_matches(boxes, vectors, dataset, match.model_copy(update={"max_distance": NO_CUT_OFF}))
-    right = {row["video_id"] for row in score["per_video"] if row["S1"]}
-    matches = matches.sort_values("distance")
-    f1 = 2 * matches.video_id.isin(right).cumsum() / (np.arange(len(matches)) + 1 + score["N_GT"])
-    return float(matches.distance.iloc[f1.argmax()]) if len(matches) else NO_CUT_OFF
+def cut_off_of(matches: pd.DataFrame, expected: list[str]) -> float:
+    """The cut-off of these matches with the highest S1, `expected` being the videos to find; NO_CUT_OFF where none is right."""
+    right = (matches.item_id == matches.video_id) & matches.video_id.isin(expected)
+    cut = best_cut_off(matches.distance.to_numpy(), right.to_numpy(), len(expected))
+    return cut.max_distance if cut else NO_CUT_OFF
 
 
 def table(rows: list[dict]) -> list[str]:
@@ -131,8 +119,8 @@ def table(rows: list[dict]) -> list[str]:
     kinds = [key for key in rows[0] if key not in ("name", "S1", "max_distance", "all")]
     lines = [f"{'':<26}{'S1':>7}{'cut-off':>9}{'S1*':>7}" + "".join(f"{kind[:11]:>12}" for kind in kinds)]
     for row in rows:
-        values = "".join(f"{row[kind]:>12.3f}" if kind in row else f"{'-':>12}" for kind in kinds)
-        s1 = (f"{'-' if row[key] is None else format(row[key], '.3f'):>7}" for key in ("S1", "all"))
+        values = "".join(f"{three_decimals(row.get(kind)):>12}" for kind in kinds)
+        s1 = (f"{three_decimals(row[key]):>7}" for key in ("S1", "all"))
         lines.append(f"{row['name']:<26}{next(s1)}{row['max_distance']:>9.3f}{next(s1)}{values}")
     return [
         *lines,

@@ -4,45 +4,33 @@ Reads what infer left in <work>/detections and <work>/embeddings; writes <work>/
 for a config), overrides.txt (the same as section.key=value), calibration.json (the figures) and calibration.png.
 """
 
+import functools
 import json
 import logging
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from metric_sub.cut_off import CutOff, best_cut_off, cut_off_curve, draw_calibration
+from metric_sub.cut_off import cut_off_curve, draw_calibration
 from metric_sub.histogram import NO_CUT_OFF
-from metric_sub.infer import match_boxes
+from metric_sub.infer import match_neighbours, nearest_videos
 from metric_sub.platt import fit_calibration, reliability
 from metric_sub.result import build_result, check_result
 from metric_sub.score import LEVELS, Truth, score_result
+from metric_sub.settings import Settings, SettingsSearch, values_to_try
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Detect, Match
 from shared.dataset import named_parts, read_dataset, refuse_other_media, warn_of_training
+from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.tables import Dataset
 from shared.work import Step, locked, read_step, write_json, write_whole
 
 log = logging.getLogger("calibrate")
-
-SCORE_STEP = 0.05  # between thresholds of the detector that are tried
-SHARES = [k / 10 for k in range(11)]  # min_share that are tried
-FOLDS = 5  # of the videos, for the figures on videos that the cut-offs were not fitted on
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is tried, beside the cut-off, in this order, one after the other."""
-
-    video_score: float
-    photo_score: float
-    min_share: float
-
 
 @dataclass(frozen=True)
 class Boxes:
@@ -53,21 +41,44 @@ class Boxes:
     videos: pd.DataFrame
     video_vectors: np.ndarray
 
-    def matches(self, settings: Settings, keep_best: bool, match: Match) -> pd.DataFrame:
-        """The matches by the rule of `match` with these settings, as if the detector had had these thresholds.
 
-        keep_best: a photo without a box over the threshold keeps its best one (rank 0).
+class Matcher:
+    """Matches the boxes as if the detector had had higher thresholds, and the rule another share and cut-off.
+
+    keep_best: a photo without a box over the threshold keeps its best one (rank 0).
+    """
+
+    def __init__(self, boxes: Boxes, keep_best: bool, match: Match):
+        self._boxes, self._keep_best, self._match = boxes, keep_best, match
+        self._neighbours: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+
+    def matches(self, settings: Settings, max_distance: float) -> pd.DataFrame:
+        """The matches by the rule with these settings and this cut-off, as `infer.match_neighbours` gives them."""
+        boxes = self._boxes
+        photo = boxes.photos.score.to_numpy() >= settings.photo_score
+        photo |= self._keep_best & (boxes.photos["rank"].to_numpy() == 0)
+        video = boxes.videos.score.to_numpy() >= settings.video_score
+        distances, indices = self._nearest(settings, photo, video)
+        match = self._match.model_copy(update={"min_share": settings.min_share, "max_distance": max_distance})
+        return match_neighbours(boxes.photos[photo], boxes.videos[video], distances, indices, match)[0]
+
+    def _nearest(self, settings: Settings, photo: np.ndarray, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the chosen photo boxes the neighbours among the chosen video boxes; masks (N,), (M,) bool.
+
+        Searched once for all photo boxes and each threshold of the videos. Under k-reciprocal re-ranking alone a photo box's
+        neighbours depend on the other photo boxes too.
         """
-        photo = self.photos.score.to_numpy() >= settings.photo_score
-        photo |= keep_best & (self.photos["rank"].to_numpy() == 0)
-        video = self.videos.score.to_numpy() >= settings.video_score
-        return match_boxes(
-            self.photos[photo],
-            self.photo_vectors if photo.all() else self.photo_vectors[photo],
-            self.videos[video],
-            self.video_vectors if video.all() else self.video_vectors[video],
-            match.model_copy(update={"min_share": settings.min_share}),
-        )[0]
+        together = self._match.rerank == "reciprocal"
+        asked = photo if together else np.ones_like(photo)
+        key = (settings.video_score, settings.photo_score if together else None)
+        if key not in self._neighbours:
+            photos, videos = self._boxes.photo_vectors, self._boxes.video_vectors
+            photos, videos = (
+                vectors if rows.all() else vectors[rows] for vectors, rows in ((photos, asked), (videos, video))
+            )
+            self._neighbours[key] = nearest_videos(photos, videos, self._match)
+        distances, indices = self._neighbours[key]
+        return distances[photo[asked]], indices[photo[asked]]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -141,44 +152,40 @@ def calibrate(boxes: Boxes, dataset: Dataset, config: Config, precision: float |
     Raises UserError where no match is right, or where the precision is out of reach.
     """
     truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
-    expected = {row["video_id"] for row in _score({}, truth, config)["per_video"] if row["expected"]}
+    expected = frozenset(row["video_id"] for row in _score({}, truth, config)["per_video"] if row["expected"])
     if not expected:
         raise UserError(
             "nothing to calibrate by: no video has a labelled item of the catalogue. Expected image_annotation/ and "
             "video_annotation/ beside image/ and video/, and videos named after their items."
         )
-    keep_best, uncut = config.detect.keep_best_photo_box, config.match.model_copy(update={"max_distance": NO_CUT_OFF})
-    known: dict[Settings, pd.DataFrame] = {}
+    matcher = Matcher(boxes, config.detect.keep_best_photo_box, config.match)
 
+    @functools.cache
     def matches_of(settings: Settings) -> pd.DataFrame:
-        if settings not in known:
-            matches = boxes.matches(settings, keep_best, uncut)
-            right = (matches.item_id == matches.video_id) & matches.video_id.isin(expected)
-            known[settings] = matches[["video_id", "distance"]].assign(right=right)
-        return known[settings]
+        matches = matcher.matches(settings, NO_CUT_OFF)
+        right = (matches.item_id == matches.video_id) & matches.video_id.isin(expected)
+        return matches[["video_id", "distance"]].assign(right=right)
+
+    def figures(settings: Settings, max_distance: float) -> dict:
+        score = _score(build_result(matcher.matches(settings, max_distance)), truth, config)
+        del score["per_video"]
+        return {"settings": {**asdict(settings), "max_distance": max_distance}, **score}
 
     now = Settings(config.detect.video_score, config.detect.photo_score, config.match.min_share)
-    tried = {
-        "video_score": thresholds_from(now.video_score),
-        "photo_score": thresholds_from(now.photo_score),
-        "min_share": sorted({*SHARES, now.min_share}),
-    }
-    settings, cut = choose_settings(matches_of, now, tried, precision, expected)
+    search = SettingsSearch(matches_of, now, values_to_try(now), expected, precision)
+    settings, cut = search.choose()
     if cut is None:
-        raise UserError(_out_of_reach(matches_of, now, tried, precision, expected))
+        raise UserError(_out_of_reach(search))
 
     distance, right = (matches_of(settings)[name].to_numpy() for name in ("distance", "right"))
     calibration = fit_calibration(distance, right)
-    match = config.match.model_copy(
-        update={"min_share": settings.min_share, "max_distance": cut.max_distance, "calibration": calibration}
-    )
-    held_out = figures_held_out(matches_of, now, tried, precision, expected, dataset, config.seed)
+    videos = dataset.media.item_id[dataset.media.kind == "video"].unique().astype(object)
     answer = {
         "aim": {"precision": precision} if precision else "F1",
-        "tried": tried,
-        "now": _figures(boxes.matches(now, keep_best, config.match), now, config.match, truth, config),
-        "proposed": _figures(boxes.matches(settings, keep_best, match), settings, match, truth, config),
-        "held_out": held_out,
+        "tried": search.tried,
+        "now": figures(now, config.match.max_distance),
+        "proposed": figures(settings, cut.max_distance),
+        "held_out": search.held_out(np.sort(videos), config.seed),
         "curve": cut_off_curve(distance, right, len(expected)),
         "probability": None,
     }
@@ -193,104 +200,18 @@ def calibrate(boxes: Boxes, dataset: Dataset, config: Config, precision: float |
     return answer
 
 
-def thresholds_from(least: float) -> list[float]:
-    """The present threshold and the multiples of 0.05 over it, below 1. What lies under it was not kept by infer."""
-    multiples = [round(k * SCORE_STEP, 2) for k in range(round(1 / SCORE_STEP))]
-    return [least, *(score for score in multiples if score > least)]
-
-
-def choose_settings(
-    matches_of: Callable[[Settings], pd.DataFrame],
-    start: Settings,
-    tried: dict[str, list[float]],
-    precision: float | None,
-    expected: set[str],
-    counted: set[str] | None = None,
-) -> tuple[Settings, CutOff | None]:
-    """One pass over the settings, each at its best value with the others held; and the cut-off, None: none will do.
-
-    matches_of gives the matches without a cut-off: video_id, distance, right. expected: the videos that are to be found;
-    counted: the videos that count, None for all. Of equally good values it is the one nearest to the start's.
-    """
-    n_expected = len(expected if counted is None else expected & counted)
-
-    def cut_off_at(settings: Settings) -> CutOff | None:
-        matches = matches_of(settings)
-        if counted is not None:
-            matches = matches[matches.video_id.isin(counted)]
-        return best_cut_off(matches.distance.to_numpy(), matches.right.to_numpy(), n_expected, precision)
-
-    def merit(cut: CutOff | None) -> tuple[float, float]:
-        if cut is None:
-            return (-1, 0)
-        return (cut.f1(n_expected), 0) if precision is None else (cut.hits, -cut.declared)
-
-    best, best_cut = start, cut_off_at(start)
-    for name, values in tried.items():
-        nearest_first = sorted(values, key=lambda value: abs(value - getattr(start, name)))
-        for settings in [replace(best, **{name: value}) for value in nearest_first]:
-            cut = cut_off_at(settings)
-            if merit(cut) > merit(best_cut):
-                best, best_cut = settings, cut
-    return best, best_cut
-
-
-def figures_held_out(
-    matches_of: Callable[[Settings], pd.DataFrame],
-    start: Settings,
-    tried: dict[str, list[float]],
-    precision: float | None,
-    expected: set[str],
-    dataset: Dataset,
-    seed: int,
-) -> dict:
-    """S1, precision and recall by cross-validation: each fifth of the videos with what the other four fifths propose."""
-    videos = np.sort(dataset.media.item_id[dataset.media.kind == "video"].unique().astype(object))
-    fold = np.random.default_rng(seed).permutation(len(videos)) % FOLDS
-    hits = declared = 0
-    for number in range(FOLDS):
-        others = set(videos[fold != number])
-        settings, cut = choose_settings(matches_of, start, tried, precision, expected, others)
-        matches = matches_of(settings)
-        matches = matches[~matches.video_id.isin(others)]
-        matches = matches[matches.distance <= np.float32(cut.max_distance)] if cut else matches[:0]
-        hits, declared = hits + int(matches.right.sum()), declared + len(matches)
-    return {
-        "folds": FOLDS,
-        "S1": 2 * hits / (declared + len(expected)),
-        "precision": hits / declared if declared else None,
-        "recall": hits / len(expected),
-    }
-
-
-def _out_of_reach(matches_of, start: Settings, tried: dict, precision: float | None, expected: set[str]) -> str:
-    _, cut = choose_settings(matches_of, start, tried, None, expected)
-    if cut is None:
-        return "nothing to calibrate by: no match is right. Train for longer, or look at `bash run.sh report`."
-    highest = max(
-        (row["precision"], row["hits"], row["max_distance"])
-        for settings in [start, *(replace(start, **{key: value}) for key in tried for value in tried[key])]
-        for matches in [matches_of(settings)]
-        for row in _rows(cut_off_curve(matches.distance.to_numpy(), matches.right.to_numpy(), len(expected)))
-    )
-    return (
-        f"--precision {precision:g}: out of reach on these {len(expected)} videos with an item; the highest is "
-        f"{highest[0]:.3f}, with {highest[1]} right matches. Ask for less, or leave --precision out for the best F1."
-    )
-
-
-def _rows(columns: dict[str, list]) -> list[dict]:
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
 def _score(result: dict, truth: Truth, config: Config) -> dict:
     return score_result(check_result(result), truth, **config.score.model_dump())
 
 
-def _figures(matches: pd.DataFrame, settings: Settings, match: Match, truth: Truth, config: Config) -> dict:
-    score = _score(build_result(matches), truth, config)
-    del score["per_video"]
-    return {"settings": {**asdict(settings), "max_distance": match.max_distance}, **score}
+def _out_of_reach(search: SettingsSearch) -> str:
+    highest, hits = search.highest_precision()
+    if not hits:
+        return "nothing to calibrate by: no match is right. Train for longer, or look at `bash run.sh report`."
+    return (
+        f"--precision {search.precision:g}: out of reach on these {len(search.expected)} videos with an item; the highest is "
+        f"{highest:.3f}, with {hits} right matches. Ask for less, or leave --precision out for the best F1."
+    )
 
 
 def fragment_of(answer: dict) -> dict:
@@ -342,10 +263,10 @@ def calibration_table(answer: dict) -> str:
     ]
     for name in ("now", "proposed"):
         row = answer[name]
-        figures = [_figure(row[key]) for key in ("precision", "recall", *LEVELS)]
+        figures = [three_decimals(row[key]) for key in ("precision", "recall", *LEVELS)]
         lines.append(f"{name:<10}" + "".join(f"{row['settings'][key]:>14g}" for key in keys) + _in_line(figures))
     held_out = answer["held_out"]
-    figures = [_figure(held_out[key]) for key in ("precision", "recall", "S1")]
+    figures = [three_decimals(held_out[key]) for key in ("precision", "recall", "S1")]
     lines.append(f"{'held out':<10}{'':<{14 * len(keys)}}{_in_line(figures)}")
     lines.append(
         f"held out: each of {held_out['folds']} folds of the videos, by what the others propose; the honest figure of the two. "
@@ -360,10 +281,6 @@ def calibration_table(answer: dict) -> str:
 
 def _in_line(figures: list[str]) -> str:
     return "".join(f"{figure:>{width}}" for figure, width in zip(figures, (11, 8, 7, 7, 7), strict=False))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

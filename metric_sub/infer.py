@@ -180,18 +180,32 @@ def match_boxes(
     match: Match,
     search: NearestSearch = nearest,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The matches, with their probability, and the votes behind them.
+    """What `match_neighbours` gives by the nearest video boxes of each photo box.
 
-    Row i of a table of boxes belongs to row i of its vectors. k-reciprocal re-ranking searches exactly by itself.
+    Row i of a table of boxes belongs to row i of its vectors.
+    """
+    distances, indices = nearest_videos(photo_vectors, video_vectors, match, search)
+    return match_neighbours(photos, videos, distances, indices, match)
+
+
+def nearest_videos(
+    photo_vectors: np.ndarray, video_vectors: np.ndarray, match: Match, search: NearestSearch = nearest
+) -> tuple[np.ndarray, np.ndarray]:
+    """The video boxes that each photo box votes for: distances (N, k) float32 and indices (N, k) int64, as `search` gives them.
+
+    Re-ranked as the options say; k-reciprocal re-ranking searches exactly by itself.
     """
     if match.rerank == "reciprocal":
-        distances, indices = nearest_reciprocal(
-            photo_vectors, video_vectors, match.neighbours, **match.reciprocal.model_dump()
-        )
-    else:
-        if match.rerank == "expansion":
-            photo_vectors = expand_queries(photo_vectors, video_vectors, match.expansion)
-        distances, indices = search(photo_vectors, video_vectors, match.neighbours)
+        return nearest_reciprocal(photo_vectors, video_vectors, match.neighbours, **match.reciprocal.model_dump())
+    if match.rerank == "expansion":
+        photo_vectors = expand_queries(photo_vectors, video_vectors, match.expansion)
+    return search(photo_vectors, video_vectors, match.neighbours)
+
+
+def match_neighbours(
+    photos: pd.DataFrame, videos: pd.DataFrame, distances: np.ndarray, indices: np.ndarray, match: Match
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The matches, with their probability, and the votes behind them; distances, indices: of `nearest_videos`."""
     votes = cast_votes(photos, videos.rename(columns={"item_id": "video_id"}), distances, indices)
     matches, votes = match_items(
         votes,

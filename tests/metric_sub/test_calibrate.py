@@ -7,17 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from metric_sub.calibrate import (
-    Settings,
-    choose_settings,
-    fragment_of,
-    main,
-    overrides_of,
-    read_boxes,
-    thresholds_from,
-)
-from metric_sub.cut_off import best_cut_off
+from metric_sub.calibrate import Boxes, Matcher, fragment_of, main, overrides_of, read_boxes
 from metric_sub.infer import match_boxes
+from metric_sub.settings import Settings
 from shared.config import Calibration, dump_config, load_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
@@ -185,9 +177,10 @@ def test_a_higher_threshold_of_the_detector(world, config, tmp_path):
 def test_a_photo_keeps_its_best_box_if_the_config_says_so(world, config, tmp_path):
     root = world.write(tmp_path, config)
     boxes, _ = read_boxes(root / "data", root / "work", None, config.detect)
-    none, all_best = (boxes.matches(Settings(0.3, 0.995, 0.5), keep, config.match) for keep in (False, True))
-    assert len(none) == 0 and len(all_best) == len(NEAREST)
-    assert len(boxes.matches(Settings(0.95, 0.3, 0.5), True, config.match)) == 0  # no video box is left
+    without, keeping = (Matcher(boxes, keep_best, config.match) for keep_best in (False, True))
+    assert len(without.matches(Settings(0.3, 0.995, 0.5), 1.12)) == 0
+    assert len(keeping.matches(Settings(0.3, 0.995, 0.5), 1.12)) == len(NEAREST)
+    assert len(keeping.matches(Settings(0.95, 0.3, 0.5), 1.12)) == 0  # no video box is left
 
 
 def test_a_smaller_share_of_votes(world, config, tmp_path):
@@ -280,47 +273,31 @@ def test_embeddings_of_other_detections(world, config, tmp_path):
         run(root)
 
 
-def test_thresholds_that_are_tried():
-    assert thresholds_from(0.9) == [0.9, 0.95] and thresholds_from(0.97) == [0.97] and thresholds_from(1.0) == [1.0]
-    assert thresholds_from(0.82) == [0.82, 0.85, 0.9, 0.95] and len(thresholds_from(0.0)) == 20
+def random_boxes(rng, n_owners, n_boxes):
+    """Boxes of some items or videos, two in a picture, by rising score, and their unit vectors."""
+    owners = np.sort(rng.integers(0, n_owners, n_boxes)).astype(str)
+    table = pd.DataFrame({"item_id": owners, "name": "0", "media_id": owners, "frame_index": 20, "category": "product"})
+    table = table.assign(score=np.sort(rng.random(n_boxes).astype(np.float32)), x1=0.0, y1=0.0, x2=9.0, y2=9.0)
+    table["rank"] = table.groupby("media_id").cumcount()
+    vectors = rng.normal(size=(n_boxes, 4))
+    return table, np.float32(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("precision", [None, 0.8])
-def test_one_pass_over_the_settings_against_a_plain_one(precision):
-    """Random matches for every setting; the choice is that of trying each setting's values in turn."""
+@pytest.mark.parametrize("rerank", ["none", "expansion", "reciprocal"])
+def test_shared_neighbours_give_what_each_search_of_its_own_gives(config, rerank):
+    """Against the whole rule on what a detector with those thresholds would have left, in any order of asking."""
     rng = np.random.default_rng(0)
-    tried = {"video_score": [0.3, 0.4, 0.5], "photo_score": [0.6, 0.7], "min_share": [0.2, 0.5, 0.8]}
-    expected = {str(k) for k in range(30)}
-    known = {}
-
-    def matches_of(settings):
-        if settings not in known:
-            videos = rng.permutation(40)[:30].astype(str)
-            right = (rng.random(30) < 0.7) & np.isin(videos, list(expected))
-            distance = np.float32(rng.integers(1, 40, 30) / 32)
-            known[settings] = pd.DataFrame({"video_id": videos, "distance": distance, "right": right})
-        return known[settings]
-
-    def value(settings, counted):
-        matches = matches_of(settings)
-        matches = matches[matches.video_id.isin(counted)]
-        cut = best_cut_off(matches.distance.to_numpy(), matches.right.to_numpy(), len(expected & counted), precision)
-        if cut is None:
-            return (-1.0, 0)
-        return (cut.f1(len(expected & counted)), 0) if precision is None else (cut.hits, -cut.declared)
-
-    everything = {str(k) for k in range(40)}
-    for counted in (everything, {str(k) for k in range(0, 40, 2)}):
-        start = best = Settings(0.3, 0.6, 0.5)
-        for video_score in (0.3, 0.4, 0.5):
-            best = max(best, Settings(video_score, 0.6, 0.5), key=lambda each: value(each, counted))
-        for photo_score in (0.6, 0.7):
-            best = max(best, Settings(best.video_score, photo_score, 0.5), key=lambda each: value(each, counted))
-        for share in (0.5, 0.2, 0.8):
-            option = Settings(best.video_score, best.photo_score, share)
-            best = max(best, option, key=lambda each: value(each, counted))
-        found, cut = choose_settings(matches_of, start, tried, precision, expected, counted)
-        assert found == best and (cut is None) == (value(best, counted)[0] < 0)
+    (photos, photo_vectors), (videos, video_vectors) = random_boxes(rng, 12, 40), random_boxes(rng, 15, 60)
+    match = config.match.model_copy(update={"rerank": rerank, "neighbours": 3})
+    matcher = Matcher(Boxes(photos, photo_vectors, videos, video_vectors), False, match)
+    for _ in range(25):
+        video_score, photo_score, share = (rng.choice([0.0, 0.3, 0.6]) for _ in range(3))
+        chosen, seen = (photos.score >= photo_score).to_numpy(), (videos.score >= video_score).to_numpy()
+        alone = match.model_copy(update={"min_share": share, "max_distance": 0.9})
+        expected, _ = match_boxes(photos[chosen], photo_vectors[chosen], videos[seen], video_vectors[seen], alone)
+        found = matcher.matches(Settings(video_score, photo_score, share), 0.9)
+        pd.testing.assert_frame_equal(found, expected)
+    assert len(expected)
 
 
 def test_held_out_figures_are_of_every_video_once(world, config, tmp_path):
