@@ -1,12 +1,15 @@
 """What each option of the matching rule makes of the same vectors: a table of S1, overall and by kind of item.
 
-    python -m benchmarks.match_options --config C --data D --work W [--part P]
+    python -m benchmarks.match_options --config C --data D --work W [--part P] [--json FILE] [--cut-offs FILE]
 
 The vectors of labelled boxes are those of `evaluate`, in <work>/evaluation (made where they are missing); those of detections
 lie in <work>/embeddings once `infer` has run on the same data. "10, all": 10 neighbours and keep_quantile 1; "optimal 0.2":
-assignment optimal with min_share 0.2. What a row does not name is the config's; its own options are the last row.
+assignment optimal with min_share 0.2. What a row does not name is the config's; its own options are the last row. An option
+changes the scale of distances or not: what can be compared is each with a cut-off of its own, the best for these very data, or
+fitted on other data by an earlier run's --json.
 """
 
+import json
 import logging
 from pathlib import Path
 
@@ -45,6 +48,7 @@ OPTIONS = {
     "reciprocal": {"rerank": "reciprocal"},
     "reciprocal, 10, optimal": TEN | {"rerank": "reciprocal", "assignment": "optimal", "min_share": 0.2},
 }
+ROWS = {**{name: PLAIN | change for name, change in OPTIONS.items()}, "the config": {}}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,24 +56,45 @@ def main(argv: list[str] | None = None) -> None:
         "Compare the matching rule's options on the same vectors.",
         argv,
         ("--part", "compare on this part of the data (again for more; default: all)", {"action": "append"}),
+        ("--json", "write the rows here as well", {"type": Path}),
+        ("--cut-offs", "the --json of a run on other data, whose cut-offs to use", {"type": Path}),
     )
+    fitted = read_cut_offs(options.cut_offs) if options.cut_offs else None
     config = config_of(options)
     use_threads(config.threads)
     with locked(options.work):
         dataset = named_parts(read_dataset(options.data), options.part, options.data)
         refuse_problems(dataset)
         boxes = labelled_boxes(dataset, config.frames)
-        boxes, vectors, _ = describe_boxes(
+        boxes, vectors, colours = describe_boxes(
             boxes, config, options.weights, options.work / "evaluation" / "vectors", options.fresh
         )
-        sides = {"labelled boxes": (boxes, join_vectors(list(vectors.values())))}
+        sides = {
+            "colour histogram": (boxes, colours, {"plain": PLAIN}),
+            "labelled boxes": (boxes, join_vectors(list(vectors.values())), ROWS),
+        }
         try:
-            sides["detections"] = detected_boxes(options.work, dataset)
+            sides["detections"] = (*detected_boxes(options.work, dataset), ROWS)
         except UserError as error:
             log.warning("no detections are compared: %s", error)
-        for name, (boxes, vectors) in sides.items():
+        rows = {}
+        for name, (boxes, vectors, changes) in sides.items():
+            cut_offs = fitted.get(name, {}) if fitted else None
+            rows[name] = compare(boxes, vectors, dataset, config.match, config.score, changes, cut_offs)
             print(f"\n{name}: {(boxes.kind == 'photo').sum()} of photos, {(boxes.kind == 'video').sum()} of videos")
-            print("\n".join(table(compare(boxes, vectors, dataset, config.match, config.score))))
+            print("\n".join(table(rows[name])))
+        print(f"S1: with the config's max_distance. cut-off: {'fitted elsewhere' if fitted else 'the best here'}; S1* and the kinds: with it.")
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def read_cut_offs(path: Path) -> dict[str, dict[str, float]]:
+    """{side: {option: max_distance}} of what --json wrote. Raises UserError where the file is none such."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {side: {row["name"]: float(row["max_distance"]) for row in of_side} for side, of_side in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: expected what --json of this benchmark writes, found {error!r}. Run it first.") from None
 
 
 def detected_boxes(work: Path, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
@@ -86,21 +111,32 @@ def detected_boxes(work: Path, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarr
     return pd.concat(tables, ignore_index=True), np.concatenate(vectors)
 
 
-def compare(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match, score: Score) -> list[dict]:
-    """Of each option {name, S1 (with the config's max_distance), max_distance (that which gives the best S1), all, and each kind:
-    S1 with that one}. An option changes the scale of distances or not: the best cut-off of each is what can be compared."""
+def compare(
+    boxes: pd.DataFrame,
+    vectors: np.ndarray,
+    dataset: Dataset,
+    match: Match,
+    score: Score,
+    changes: dict[str, dict],
+    cut_offs: dict[str, float] | None = None,
+) -> list[dict]:
+    """Of each of `changes` to `match` {name, S1 (with the config's max_distance), max_distance (that of `cut_offs`, or of None the one
+    that gives the best S1 on these data), all and each kind: S1 with that one}. Without a cut-off of its name nothing is cut off."""
     score = score.model_copy(update={"resamples": 0})  # no intervals are printed
     frames = np.unique(boxes.frame_index[boxes.kind == "video"])
     gap = int(np.diff(frames).min(initial=1 << 30))
     rows = []
-    for name, change in {**{name: PLAIN | change for name, change in OPTIONS.items()}, "the config": {}}.items():
+    for name, change in changes.items():
         if change.get("successive_frames"):
             change = change | {"successive_frames": gap}
         option = match.model_copy(update=change)
         now = match_and_score(boxes, vectors, dataset, option, score)
-        expected = [row["video_id"] for row in now["per_video"] if row["expected"]]
-        uncut = match_labelled(boxes, vectors, option.model_copy(update={"max_distance": NO_CUT_OFF}))
-        cut_off = cut_off_of(uncut, expected)
+        if cut_offs is None:
+            expected = [row["video_id"] for row in now["per_video"] if row["expected"]]
+            uncut, _ = match_labelled(boxes, vectors, option.model_copy(update={"max_distance": NO_CUT_OFF}))
+            cut_off = cut_off_of(uncut, expected)
+        else:
+            cut_off = cut_offs.get(name, NO_CUT_OFF)
         best = match_and_score(boxes, vectors, dataset, option.model_copy(update={"max_distance": cut_off}), score)
         kinds = {kind: row["S1"] for kind, row in best.get("by_kind", {}).items() if row["N_GT"]}
         rows.append({"name": name, "S1": now["S1"], "max_distance": cut_off, "all": best["S1"], **kinds})
@@ -122,10 +158,7 @@ def table(rows: list[dict]) -> list[str]:
         values = "".join(f"{three_decimals(row.get(kind)):>12}" for kind in kinds)
         s1 = (f"{three_decimals(row[key]):>7}" for key in ("S1", "all"))
         lines.append(f"{row['name']:<26}{next(s1)}{row['max_distance']:>9.3f}{next(s1)}{values}")
-    return [
-        *lines,
-        "S1: with the config's max_distance. cut-off: the best for S1 on this data; S1* and the kinds: with it.",
-    ]
+    return lines
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pandas as pd
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders
 from metric_sub.index import EXACT, NearestSearch, empty_index, recall_against_exact, search_by
+from metric_sub.pairs import further_pairs
 from metric_sub.probability import match_probability
 from metric_sub.rerank import expand_queries, nearest_reciprocal
 from metric_sub.result import build_result, write_result
@@ -69,10 +70,13 @@ def main(argv: list[str] | None = None) -> None:
             matches, votes = match_boxes(
                 photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match, search
             )
+            pairs = pair_boxes(
+                matches, photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match
+            )
             facts = None if search is nearest else {"recall": tell_recall(search, photos, videos, config)}
-            match_step.write({"table": matches, "votes": votes}, facts=facts)
+            match_step.write({"table": matches, "votes": votes, "pairs": pairs}, facts=facts)
         matches = match_step.table("table")
-        write_result(build_result(matches), options.work / "result.json")
+        write_result(build_result(matches, match_step.table("pairs")), options.work / "result.json")
         log.info(
             "%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json"
         )
@@ -214,6 +218,21 @@ def match_neighbours(
         assignment=match.assignment,
     )
     return matches.assign(probability=match_probability(matches.distance.to_numpy(), match.calibration)), votes
+
+
+def pair_boxes(
+    matches: pd.DataFrame,
+    photos: pd.DataFrame,
+    photo_vectors: np.ndarray,
+    videos: pd.DataFrame,
+    video_vectors: np.ndarray,
+    match: Match,
+) -> pd.DataFrame:
+    """The further pairs of the matches, none by `pairs: one`; tables and vectors as `match_boxes` takes them."""
+    if match.pairs == "one":
+        matches = matches.iloc[:0]
+    videos = videos.rename(columns={"item_id": "video_id"})
+    return further_pairs(matches, photos, photo_vectors, videos, video_vectors, match.max_distance)
 
 
 if __name__ == "__main__":

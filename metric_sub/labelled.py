@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from metric_sub.infer import match_boxes
+from metric_sub.infer import match_boxes, pair_boxes
 from metric_sub.result import build_result, check_result
 from metric_sub.score import NO_KIND, Truth, score_result
 from shared.config import FrameList, Match, Score
@@ -55,17 +55,19 @@ def boxed_pictures(boxes: pd.DataFrame, max_pixels: int) -> Iterator[tuple[np.nd
             log.warning("%s: left out: it has no frames %s", medium.path, sorted(left))
 
 
-def match_labelled(boxes: pd.DataFrame, vectors: np.ndarray, match: Match) -> pd.DataFrame:
-    """The matches that the rule finds by these vectors.
+def match_labelled(boxes: pd.DataFrame, vectors: np.ndarray, match: Match) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(matches, pairs) that the rule finds by these vectors, as `infer.match_boxes` and `infer.pair_boxes` give them.
 
     boxes (N rows) as `labelled_boxes` gives them, row i belonging to row i of vectors (N, D) float32.
     """
     of_photo = (boxes.kind == "photo").to_numpy()
-    return match_boxes(boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo], match)[0]
+    sides = boxes[of_photo], vectors[of_photo], boxes[~of_photo], vectors[~of_photo]
+    matches, _ = match_boxes(*sides, match)
+    return matches, pair_boxes(matches, *sides, match)
 
 
 def match_and_score(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match, score: Score) -> dict:
     """The score (as `score.score_result` gives it) of what `match_labelled` finds."""
-    matches = match_labelled(boxes, vectors, match)
     truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
-    return score_result(check_result(build_result(matches)), truth, **score.model_dump())
+    result = build_result(*match_labelled(boxes, vectors, match))
+    return score_result(check_result(result), truth, **score.model_dump())

@@ -75,9 +75,9 @@ class Card:
 class Run:
     """What a finished run left.
 
-    data: as read now. paths: media_id -> path, of the same. matches: as `vote.match_items` gives them, with the columns
-    item_media_id and video_media_id. rule: the settings that the matches were made with. fps: media_id -> frames per
-    second of a video, 0 where unknown. skipped: media_id -> why the file could not be read.
+    data: as read now. paths: media_id -> path, of the same. matches: as `vote.match_items` gives them. rule: the settings
+    that the matches were made with. fps: media_id -> frames per second of a video, 0 where unknown. skipped: media_id ->
+    why the file could not be read.
     """
 
     data: Dataset
@@ -110,30 +110,18 @@ def read_run(root: Path, work: Path) -> Run:
     skipped = {entry["media_id"]: entry["reason"] for entry in media_step.manifest["skipped"]}
     data = read_dataset(root)
     refuse_other_media(data, media_step, root)
-    matches, votes = match_step.table("table"), match_step.table("votes")
+    matches = match_step.table("table")
     path = work / "result.json"
-    if read_result(path) != check_result(build_result(matches)):
+    if read_result(path) != check_result(build_result(matches, match_step.table("pairs"))):
         raise UserError(f"{path}: says something else than {work / 'matches'}. Run infer again: it writes it anew.")
     return Run(
         data,
         dict(zip(data.media.media_id, data.media.path, strict=True)),
-        _with_media(matches, votes),
+        matches,
         match_step.manifest["depends"],
         dict(zip(media.media_id, media.fps, strict=True)),
         skipped,
     )
-
-
-def _with_media(matches: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
-    """The matches with the media that their photo and frame boxes were seen in; names alone can be ambiguous."""
-    kept, own = votes[votes.kept], matches[["item_id", "video_id"]]
-    for column, keys in (
-        ("item_media_id", ["item_id", "img_name", *ITEM_BOX]),
-        ("video_media_id", ["item_id", "video_id", "frame_index", *FRAME_BOX]),
-    ):
-        seen = kept.merge(own, on=["item_id", "video_id"]).drop_duplicates(keys)
-        matches = matches.merge(seen[[*keys, column]], on=keys, how="left", validate="one_to_one")
-    return matches
 
 
 def score_run(run: Run, config: Config) -> dict | None:

@@ -46,24 +46,28 @@ class ResultEntry(_Strict):
     result: Annotated[list[ResultBox], Field(min_length=1)]
 
 
-def build_result(matches: pd.DataFrame) -> dict[str, dict]:
+def build_result(matches: pd.DataFrame, pairs: pd.DataFrame | None = None) -> dict[str, dict]:
     """The matches of `vote.match_items` as result.json's object: video_id -> entry, by rising video_id.
 
+    `result` lists the match's own boxes first, then those of `pairs` (as `pairs.further_pairs` gives them; None: no others).
     Boxes are rounded to 1/100 pixel. Raises ValueError where two matches have the same video.
     """
     if not matches.video_id.is_unique:
         raise ValueError("expected one match per video")
     matches = matches.sort_values("video_id")
-    item_boxes = matches[ITEM_BOX].to_numpy("float64").round(DECIMALS).tolist()
-    frame_boxes = matches[FRAME_BOX].to_numpy("float64").round(DECIMALS).tolist()
-    return {
-        row.video_id: {
-            "item_id": row.item_id,
-            "frame_index": int(row.frame_index),
-            "result": [{"img_name": row.img_name, "item_box": item_box, "frame_box": frame_box}],
-        }
-        for row, item_box, frame_box in zip(matches.itertuples(), item_boxes, frame_boxes, strict=True)
+    result = {
+        row.video_id: {"item_id": row.item_id, "frame_index": int(row.frame_index), "result": []}
+        for row in matches.itertuples()
     }
+    for table in (matches, pairs):
+        if table is None:
+            continue
+        item_boxes = table[ITEM_BOX].to_numpy("float64").round(DECIMALS).tolist()
+        frame_boxes = table[FRAME_BOX].to_numpy("float64").round(DECIMALS).tolist()
+        for row, item_box, frame_box in zip(table.itertuples(), item_boxes, frame_boxes, strict=True):
+            listed = {"img_name": row.img_name, "item_box": item_box, "frame_box": frame_box}
+            result[row.video_id]["result"].append(listed)
+    return result
 
 
 def write_result(result: dict[str, dict], path: str | Path) -> None:

@@ -26,6 +26,7 @@ VIDEO_COLUMNS = {
 }
 ITEM_BOX = [f"i{side}" for side in BOX]
 FRAME_BOX = [f"f{side}" for side in BOX]
+PHOTO_KEY, FRAME_KEY = ["item_media_id", "item_rank"], ["video_media_id", "frame_index", "frame_rank"]
 
 ROUNDING = 1e-9  # votes; far below one vote, far above the rounding of a share times a count
 
@@ -138,9 +139,8 @@ def match_items(
             "item_id": item_ids.take(matches.item).array,
             "video_id": video_ids.take(matches.video).array,
             **{name: matches[name].array for name in ("distance", "votes", "kept")},
-            "frame_index": video_box.frame_index.array,
-            **{name: photo_box[name].array for name in ("img_name", *ITEM_BOX)},
-            **{name: video_box[name].array for name in FRAME_BOX},
+            **{name: photo_box[name].array for name in ("img_name", *PHOTO_KEY, *ITEM_BOX)},
+            **{name: video_box[name].array for name in (*FRAME_KEY, *FRAME_BOX)},
         }
     )
     return matches, votes.assign(kept=kept, weight=weight)

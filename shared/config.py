@@ -304,6 +304,7 @@ class Match(Section):
     rerank: Literal["none", "expansion", "reciprocal"]
     expansion: Count  # nearest video boxes that a photo box is averaged with
     reciprocal: Reciprocal
+    pairs: Literal["one", "products"]  # of boxes that a match lists: its own, or those of the other products of a set too
     calibration: Calibration | None  # as `calibrate` fits it; null: the matches have no probability
 
     @model_validator(mode="after")

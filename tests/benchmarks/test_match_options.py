@@ -1,10 +1,12 @@
 """The comparison of the matching options: cut-offs worked by hand, and a run over boxes whose vectors are their products."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.match_options import OPTIONS, compare, cut_off_of, detected_boxes, table
+from benchmarks.match_options import ROWS, compare, cut_off_of, detected_boxes, read_cut_offs, table
 from benchmarks.voting import OPTIONS as RULES
 from benchmarks.voting import main as vote
 from metric_sub.labelled import labelled_boxes
@@ -25,12 +27,34 @@ def boxes_and_vectors(tiny_data):
 
 def test_every_option_finds_what_there_is_to_find(tiny_data, tiny_config):
     dataset, boxes, vectors = boxes_and_vectors(tiny_data)
-    rows = compare(boxes, vectors, dataset, tiny_config.match, tiny_config.score)
-    assert [row["name"] for row in rows] == [*OPTIONS, "the config"]
+    rows = compare(boxes, vectors, dataset, tiny_config.match, tiny_config.score, ROWS)
+    assert [row["name"] for row in rows] == [*ROWS]
     assert rows[0]["S1"] == rows[0]["all"] == 1 and 0 <= rows[0]["max_distance"] <= 0.001
     assert all(row["all"] >= 0.6 for row in rows)
     lines = table(rows)
-    assert len(lines) == len(rows) + 2 and lines[1].split() == ["plain", "1.000", lines[1].split()[2], *["1.000"] * 3]
+    assert len(lines) == len(rows) + 1 and lines[1].split() == ["plain", "1.000", lines[1].split()[2], *["1.000"] * 3]
+
+
+def test_cut_offs_of_other_data_are_used_as_they_are(tiny_data, tiny_config, tmp_path):
+    dataset, boxes, vectors = boxes_and_vectors(tiny_data)
+    path = tmp_path / "rows.json"
+    rows = [{"name": "plain", "max_distance": -1.0}, {"name": "optimal", "max_distance": 0.5, "S1": None}]
+    path.write_text(json.dumps({"labelled boxes": rows}))
+    cut_offs = read_cut_offs(path)
+    assert cut_offs == {"labelled boxes": {"plain": -1.0, "optimal": 0.5}}
+    rows = compare(boxes, vectors, dataset, tiny_config.match, tiny_config.score, ROWS, cut_offs["labelled boxes"])
+    assert rows[0]["S1"] == 1 and rows[0]["all"] == 0  # everything is farther than -1
+    assert rows[1]["all"] == 1
+    assert rows[2]["max_distance"] == 2  # its name is not in the file
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"a": [{"name": "plain"}]}'])
+def test_what_is_no_file_of_cut_offs_is_refused(text, tmp_path):
+    path = tmp_path / "rows.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"rows\.json: expected what --json"):
+        read_cut_offs(path)
 
 
 def test_the_best_cut_off_leaves_out_what_is_wrong():

@@ -85,7 +85,7 @@ def write_run(root, work, pairs, part=""):
     rule = {"keep_quantile": 0.28, "min_share": 0.5, "max_distance": 1.12}
     plain = {"vote_weight": "count", "weight_scale": 1.0, "successive_frames": 0, "assignment": "nearest"}
     matches, votes = match_items(votes, **rule, **plain)
-    Step(work / "matches", rule).write({"table": matches, "votes": votes})
+    Step(work / "matches", rule).write({"table": matches, "votes": votes, "pairs": matches.iloc[:0]})
     write_result(build_result(matches), work / "result.json")
 
 

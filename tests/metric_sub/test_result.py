@@ -155,3 +155,15 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
     (tmp_path / "result.json").write_bytes(b'{"\xff": 1}')
     with pytest.raises(UserError, match="not UTF-8"):
         read_result(tmp_path / "result.json")
+
+
+def test_further_pairs_stand_behind_the_matchs_own():
+    matches = matches_of(("a", "9", 80, "0", (0, 0, 1, 1), (1, 2, 3, 4)), ("b", "10", 100, "x", (0, 0, 2, 2), (5, 6, 7, 8)))
+    pairs = matches_of(("a", "9", 80, "1", (0, 0, 3, 3), (2, 2, 9, 9)), ("a", "9", 80, "0", (4, 4, 5, 5), (0, 0, 1, 9)))
+    result = build_result(matches, pairs)
+    assert [(listed["img_name"], listed["item_box"][2], listed["frame_box"][3]) for listed in result["9"]["result"]] == [
+        ("0", 1, 4),
+        ("1", 3, 9),
+        ("0", 5, 9),
+    ]
+    assert result["10"] == build_result(matches)["10"]
