@@ -31,6 +31,7 @@ from shared.frames import extract_labelled_frames
 from shared.processes import from_main, several_processes
 from shared.progress import progress_bar
 from shared.training import (
+    RUN_KEYS,
     Best,
     Checkpoint,
     Record,
@@ -48,8 +49,6 @@ from shared.weights import PROJECT, load_weights, read_description, refuse_other
 from shared.work import locked
 
 log = logging.getLogger("detector")
-
-RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}  # how a run is carried out, not what comes of it
 
 
 def main(argv: list[str] | None = None) -> None:

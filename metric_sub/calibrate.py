@@ -151,7 +151,7 @@ def calibrate(boxes: Boxes, dataset: Dataset, config: Config, precision: float |
     Gives {aim, tried, now, proposed, held_out, curve, probability}; see docs/formats.md.
     Raises UserError where no match is right, or where the precision is out of reach.
     """
-    truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
+    truth = Truth.of(dataset)
     expected = frozenset(row["video_id"] for row in _score({}, truth, config)["per_video"] if row["expected"])
     if not expected:
         raise UserError(

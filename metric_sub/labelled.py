@@ -38,7 +38,7 @@ def boxed_pictures(boxes: pd.DataFrame, max_pixels: int) -> Iterator[tuple[np.nd
     boxes: media_id, kind, path, frame_index. Every file is read once. What cannot be read, and frames that a video does not
     have, are left out and logged.
     """
-    for _, places in boxes.groupby("media_id", sort=False).indices.items():
+    for places in boxes.groupby("media_id", sort=False).indices.values():
         medium, frames = boxes.iloc[places[0]], boxes.frame_index.to_numpy()[places]
         left = set(frames.tolist())
         try:
@@ -68,6 +68,5 @@ def match_labelled(boxes: pd.DataFrame, vectors: np.ndarray, match: Match) -> tu
 
 def match_and_score(boxes: pd.DataFrame, vectors: np.ndarray, dataset: Dataset, match: Match, score: Score) -> dict:
     """The score (as `score.score_result` gives it) of what `match_labelled` finds."""
-    truth = Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
     result = build_result(*match_labelled(boxes, vectors, match))
-    return score_result(check_result(result), truth, **score.model_dump())
+    return score_result(check_result(result), Truth.of(dataset), **score.model_dump())

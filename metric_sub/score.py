@@ -18,7 +18,7 @@ from shared.cli import config_of, parse_options, run_entry
 from shared.dataset import read_dataset
 from shared.decimals import three_decimals
 from shared.errors import UserError
-from shared.tables import BOX
+from shared.tables import BOX, Dataset
 
 log = logging.getLogger("score")
 
@@ -40,6 +40,10 @@ class Truth:
     labels: pd.DataFrame
     labelled: pd.DataFrame
     kinds: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Truth":
+        return cls(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
 
 
 @dataclass(frozen=True)
@@ -334,7 +338,7 @@ def read_truth(data: Path) -> Truth:
             f"{data}: no annotations to score against: expected image_annotation/ and "
             "video_annotation/ beside image/ and video/."
         )
-    return Truth(dataset.media, dataset.labels, dataset.labelled, dataset.kinds)
+    return Truth.of(dataset)
 
 
 def _refuse_strangers(path: Path, result: dict[str, ResultEntry], truth: Truth, data: Path) -> None:

@@ -41,6 +41,7 @@ from shared.frames import extract_labelled_frames
 from shared.processes import from_main, gather_rows, several_processes
 from shared.progress import progress_bar
 from shared.training import (
+    RUN_KEYS,
     Best,
     Checkpoint,
     Record,
@@ -58,7 +59,6 @@ from shared.work import locked
 
 log = logging.getLogger("embedder")
 
-RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}  # how a run is carried out, not what comes of it
 NORM_BATCHES = 100  # from which an average of snapshots takes its batch norms' statistics
 
 

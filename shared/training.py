@@ -22,6 +22,9 @@ from shared.work import fingerprint, write_json, write_whole
 
 log = logging.getLogger("train")
 
+# Keys of detector_train and of embed_train: how a run is carried out, not what comes of it.
+RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}
+
 
 def training_data(options: argparse.Namespace, config: Config, parts: list[str]) -> tuple[Dataset, list[Dataset]]:
     """All that either stage trains or validates on, and of it what `parts` train on and what validates.
