@@ -173,19 +173,23 @@ def draw_pairs(
             of_video = (kind == "videos") == (side == "query")
             place = f"frame {row[f'{side}_frame_index']}" if of_video else f"photo {row[f'{side}_name']}"
             path = media.path[media.media_id == row[f"{side}_media_id"]].iloc[0]
-            try:
-                if of_video:
-                    image = next(read_frames(path, [row[f"{side}_frame_index"]], max_pixels), (0, None))[1]
-                else:
-                    image = read_photo(path, max_pixels)
-            except MediaError:
-                image = None
-            if image is None:
+            image_rgb = _picture(path, row[f"{side}_frame_index"] if of_video else None, max_pixels)
+            if image_rgb is None:
                 tiles.append((Image.new("RGB", (SIDE, SIDE), PAPER_RGB), [words[side], f"{place} cannot be read"]))
             else:
                 box = [row[f"{side}_{edge}"] for edge in BOX]
-                tiles.append((_tile(image, box, colour), [words[side], place]))
+                tiles.append((_tile(image_rgb, box, colour), [words[side], place]))
     return tiles
+
+
+def _picture(path: str, frame_index: int | None, max_pixels: int) -> np.ndarray | None:
+    """A photo (frame_index None) or a video's frame, RGB; None where it cannot be read any more."""
+    try:
+        if frame_index is None:
+            return read_photo(path, max_pixels)
+        return next((image_rgb for _, image_rgb in read_frames(path, [frame_index], max_pixels)), None)
+    except MediaError:
+        return None
 
 
 def _tile(image_rgb: np.ndarray, box_xyxy: list[float], colour: tuple[int, int, int]) -> Image.Image:

@@ -5,6 +5,7 @@ Reads <work>/media and <work>/detections; writes <work>/embeddings/{photos,video
 What stands already is reused; what was interrupted goes on.
 """
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -38,48 +39,25 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Match items and videos (stage 2).", argv)
     config = config_of(options)
     use_threads(config.threads)
-    if config.search.index != EXACT:  # refused before the work
-        shapes = [
-            (model["networks"], model["architecture"]) for model in read_trained(config, options.weights).values()
-        ]
-        empty_index(config.search, sum(n * architecture["shape"]["dimension"] for n, architecture in shapes))
+    refuse_unfit_index(config, options.weights)
     with locked(options.work):
         save_config(options.work, config)
         media = read_step(options.work / "media").table("table")
-        steps = {kind: embed_detections(config, options, kind, media) for kind in ("photos", "videos")}
-        match_step = Step(
-            options.work / "matches",
-            {
-                **config.match.model_dump(),
-                "search": config.search.model_dump() | ({} if config.search.index == EXACT else {"seed": config.seed}),
-                "photos": steps["photos"].fingerprint,
-                "videos": steps["videos"].fingerprint,
-            },
-            options.fresh,
-        )
-        if not match_step.done:
-            photos, videos = steps["photos"], steps["videos"]
-            search = search_by(
-                config.search,
-                videos.vectors(),
-                videos.fingerprint,
-                options.work / "index",
-                seed=config.seed,
-                fresh=options.fresh,
-            )
-            matches, votes = match_boxes(
-                photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match, search
-            )
-            pairs = pair_boxes(
-                matches, photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors(), config.match
-            )
-            facts = None if search is nearest else {"recall": tell_recall(search, photos, videos, config)}
-            match_step.write({"table": matches, "votes": votes, "pairs": pairs}, facts=facts)
-        matches = match_step.table("table")
-        write_result(build_result(matches, match_step.table("pairs")), options.work / "result.json")
+        photos, videos = (embed_detections(config, options, kind, media) for kind in ("photos", "videos"))
+        step = match_embedded(config, options, photos, videos)
+        matches = step.table("table")
+        write_result(build_result(matches, step.table("pairs")), options.work / "result.json")
         log.info(
             "%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json"
         )
+
+
+def refuse_unfit_index(config: Config, weights: Path) -> None:
+    """Raises UserError, before the work, where FAISS cannot make the config's index for the embedders' vectors."""
+    if config.search.index == EXACT:
+        return
+    models = read_trained(config, weights).values()
+    empty_index(config.search, sum(model["networks"] * model["architecture"]["shape"]["dimension"] for model in models))
 
 
 def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
@@ -94,7 +72,7 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
     return trained
 
 
-def embed_detections(config: Config, options, kind: str, media: pd.DataFrame) -> Step:
+def embed_detections(config: Config, options: argparse.Namespace, kind: str, media: pd.DataFrame) -> Step:
     """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row.
 
     Items and videos whose files, detections and embedders are as in the step before keep their vectors: only the others are
@@ -162,6 +140,39 @@ def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataF
         raise UserError(
             f"{path}: has no frames {sorted(boxes)} any more, which stage 1 read. Restore it and run infer again."
         )
+
+
+def match_embedded(config: Config, options: argparse.Namespace, photos: Step, videos: Step) -> Step:
+    """The finished step matches: the matches (`table`), the votes behind them (`votes`) and their further pairs (`pairs`).
+
+    photos, videos: as `embed_detections` gives them.
+    """
+    step = Step(
+        options.work / "matches",
+        {
+            **config.match.model_dump(),
+            "search": config.search.model_dump() | ({} if config.search.index == EXACT else {"seed": config.seed}),
+            "photos": photos.fingerprint,
+            "videos": videos.fingerprint,
+        },
+        options.fresh,
+    )
+    if step.done:
+        return step
+    search = search_by(
+        config.search,
+        videos.vectors(),
+        videos.fingerprint,
+        options.work / "index",
+        seed=config.seed,
+        fresh=options.fresh,
+    )
+    sides = photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors()
+    matches, votes = match_boxes(*sides, config.match, search)
+    pairs = pair_boxes(matches, *sides, config.match)
+    facts = None if search is nearest else {"recall": tell_recall(search, photos, videos, config)}
+    step.write({"table": matches, "votes": votes, "pairs": pairs}, facts=facts)
+    return step
 
 
 def tell_recall(search: NearestSearch, photos: Step, videos: Step, config: Config) -> dict:

@@ -102,11 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         found = nearest_right_and_wrong(sides.crops(ensemble, sides.query), sides.crops(ensemble, sides.photo))
         figures["cut_off"] = cut_off_of(found, ensemble, boxes, dataset, config, folder)
-        tiles, n_all = worst_confusions(
-            boxes, np.flatnonzero(sides.query), np.flatnonzero(sides.photo), found, CONFUSIONS
-        )
-        sheet = draw_confusions(f"Confusions: {len(tiles) // 3} of {n_all}", tiles, boxes, config.data.max_pixels)
-        write_whole(folder / "confusions.png", lambda beside: sheet.save(beside, format="png"))
+        write_confusions(found, sides, config.data.max_pixels, folder / "confusions.png")
         write_json(folder / "embedders.json", figures)
     print(figures_table(figures), file=sys.stderr)
     log.info("%s: look at distances.png, confusions.png", folder)
@@ -149,6 +145,14 @@ def cut_off_of(
     figure = draw_distances(same, different, now, answer["max_distance"])
     write_whole(folder / "distances.png", lambda beside: figure.savefig(beside, dpi=110, format="png"))
     return answer
+
+
+def write_confusions(found: pd.DataFrame, sides: Sides, max_pixels: int, path: Path) -> None:
+    """Draws the worst confusions; found: as `evaluate.nearest_right_and_wrong` gives it for the queries and all photo boxes."""
+    queries, gallery = np.flatnonzero(sides.query), np.flatnonzero(sides.photo)
+    tiles, n_all = worst_confusions(sides.boxes, queries, gallery, found, CONFUSIONS)
+    sheet = draw_confusions(f"Confusions: {len(tiles) // 3} of {n_all}", tiles, sides.boxes, max_pixels)
+    write_whole(path, lambda beside: sheet.save(beside, format="png"))
 
 
 def figures_table(figures: dict) -> str:

@@ -106,7 +106,7 @@ def score_result(
     lookup = _look_up(truth)
     kind_of = {video_id: truth.kinds.get(video_id, NO_KIND) for video_id in lookup.videos | result.keys()}
     per_video = [
-        _row(video_id, kind_of[video_id], result.get(video_id), lookup, rules, frame_policy, min_iou)
+        _row_of_video(video_id, kind_of[video_id], result.get(video_id), lookup, rules, frame_policy, min_iou)
         for video_id in sorted(kind_of)
     ]
     bootstrap = Bootstrap(resamples, confidence, seed) if resamples else None
@@ -153,7 +153,7 @@ def _sets(labels: pd.DataFrame, keys: str | list[str]) -> dict:
     return {key: set(of_key) for key, of_key in labels.groupby(keys).instance_id}
 
 
-def _row(
+def _row_of_video(
     video_id: str, kind: str, entry: ResultEntry | None, lookup: _Lookup, rules: str, frame_policy: str, min_iou: float
 ) -> dict:
     expected = video_id if video_id in lookup.matchable else None
