@@ -48,8 +48,8 @@ def choices(config: Config) -> dict[str, dict]:
     views = {**rest, "share": 0.25, "task": "views"}
     annealed = [{**rest, "share": 0.6}, {**rest, "share": 0.4, "cycles": 3}]
     choose("as configured")
-    choose("one aspect group", embed={"aspect_groups": 1})
-    choose("five aspect groups", embed={"aspect_groups": 5})
+    choose("one aspect group", model={"aspect_groups": 1})
+    choose("five aspect groups", model={"aspect_groups": 5})
     choose("one scale", scales=[1.0])
     choose("three scales in turn", scales=[0.75, 1.0, 1.25])
     choose("no augmentation but the boxes' jitter", augment=augmented(**plain))

@@ -64,12 +64,14 @@ class EmbeddingNet(nn.Module):
 
 @dataclass(frozen=True)
 class InputRule:
-    """What a backbone wants to see: `size` px, colours' `mean` and `std` (RGB of 0..1), `interpolation` of crops that grow.
+    """What a model wants to see: `size` px, in one of n_groups aspects, colours' `mean` and `std` (RGB of 0..1), `interpolation`
+    of crops that grow.
 
     timm's crop_pct, which cuts a whole picture's border off, has no place here: the detector's box is the crop already.
     """
 
     size: int
+    n_groups: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
@@ -80,13 +82,14 @@ class InputRule:
         own = _timm_says(model)
         return cls(
             model.input_size or own.input_size[1],
+            model.aspect_groups,
             tuple(shape.mean or own.mean),
             tuple(shape.std or own.std),
             shape.interpolation or ("bicubic" if own.interpolation == "bicubic" else "bilinear"),
         )
 
     def crop_rule(self, shape: Embed) -> CropRule:
-        return CropRule.of(self.size, shape, self.interpolation)
+        return CropRule.of(self.size, self.n_groups, shape, self.interpolation)
 
 
 @dataclass(frozen=True)

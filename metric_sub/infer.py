@@ -66,7 +66,7 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
     for (folder, description), model in zip(trained.items(), config.embedders, strict=True):
         architecture = description["architecture"]
         refuse_other_architecture(
-            folder, architecture["model"], model.model_dump(), set(architecture["model"]) - {"backbone", "input_size"}
+            folder, architecture["model"], model.model_dump(), set(architecture["model"]) - {"backbone", "input_size", "aspect_groups"}
         )
         refuse_other_architecture(folder, architecture["shape"], config.embed.model_dump(), INFERENCE_KEYS)
     return trained

@@ -131,6 +131,7 @@ class Embedder(Section):
     pretrained: bool | str
     # px: the side of a square crop; other aspect ratios keep its area; null: the backbone's own
     input_size: Count | None
+    aspect_groups: Count  # crops are resized to one of so many heights : widths; 1: all are square
     seed: int
     epochs: Count
     batch_size: Count  # crops of one step, over all processes
@@ -149,8 +150,7 @@ class Embed(Section):
     std: Colours | None
     interpolation: Literal["bilinear", "bicubic"] | None  # of crops that grow; null: the backbone's own
     crop_margin: NotNegative  # share of the box's sides added on each side
-    aspect_groups: Count  # crops are resized to one of so many heights : widths
-    aspect_limit: Annotated[float, Field(ge=1)]  # groups span 1 : limit to limit : 1
+    aspect_limit: Annotated[float, Field(ge=1)]  # aspect groups span 1 : limit to limit : 1
     flip: bool  # at inference: also the mirrored crop, and the mean of both
     batch_size: Count
 

@@ -32,7 +32,7 @@ def tiny_data(_drawn_data, tmp_path) -> Path:
 @pytest.fixture
 def tiny_config() -> Config:
     """configs/tiny.yaml with still smaller networks, two embedders a and b, and frames that the drawn videos have."""
-    embedder = "backbone: resnet10t, pretrained: false, input_size: 64, epochs: 1, batch_size: 4, memory: 0, train: {}"
+    embedder = "backbone: resnet10t, pretrained: false, input_size: 64, aspect_groups: 5, epochs: 1, batch_size: 4, memory: 0, train: {}"
     return load_config(
         PROJECT / "configs" / "tiny.yaml",
         [

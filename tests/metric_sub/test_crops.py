@@ -28,8 +28,8 @@ def shape_of(config, **keys):
     ],
 )
 def test_ratios_are_even_by_factor(tiny_config, groups, limit, ratios):
-    shape = shape_of(tiny_config, aspect_groups=groups, aspect_limit=limit, crop_margin=0.2)
-    rule = CropRule.of(128, shape, "bicubic")
+    shape = shape_of(tiny_config, aspect_limit=limit, crop_margin=0.2)
+    rule = CropRule.of(128, groups, shape, "bicubic")
     assert rule.ratios == pytest.approx(ratios)
     assert (rule.size, rule.margin, rule.interpolation) == (128, 0.2, "bicubic")
 

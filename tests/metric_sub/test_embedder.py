@@ -163,8 +163,8 @@ def test_pretrained_files_fill_the_backbone_alone(model, shape, tmp_path):
 
 
 def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path):
-    model = changed(model, pretrained="nowhere.pt")  # a trained model needs no pretrained file any more
-    shape = changed(shape, flip=True, crop_margin=0.1, aspect_groups=3)
+    model = changed(model, pretrained="nowhere.pt", aspect_groups=3)  # a trained model needs no pretrained file any more
+    shape = changed(shape, flip=True, crop_margin=0.1)
     net = build(model, shape, seed=5).train()
     net(crops(4))  # moves running statistics
     save_embedder(tmp_path, [net], model, shape, {"recall_at_1": 0.5}, 3)

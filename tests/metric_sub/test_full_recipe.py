@@ -21,7 +21,6 @@ SMALL = [
     "embed_train.frames={start: 0, stop: 16, step: 8}",
     "embed_train.workers=0",
     "embed_train.precision=no",  # fp16 wants a GPU
-    "embed.aspect_groups=1",  # the drawn set is small: a batch has one group
 ]
 
 
@@ -29,7 +28,7 @@ SMALL = [
 @pytest.mark.parametrize(("number", "name", "n_features"), [(0, "b5-a", 2048), (2, "b6", 2304), (3, "b7", 2560)])
 def test_ten_steps_and_a_batch_of_vectors(tiny_data, tmp_path, number, name, n_features):
     recipe = load_config(PROJECT / "configs" / "wab.yaml", SMALL)
-    small = {"input_size": 64, "batch_size": 4, "epochs": 5, "pretrained": False}
+    small = {"input_size": 64, "aspect_groups": 1, "batch_size": 4, "epochs": 5, "pretrained": False}
     model = recipe.embedders[number].model_copy(update=small)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(recipe.model_copy(update={"embedders": [model]})))
