@@ -134,14 +134,14 @@ class CardMaker:
                 boxes = {"found": pair.item_box}
                 if match.item_id == missed:
                     boxes |= self._truth(pair.photo_id, 0, missed)
-                caption = f"item {match.item_id}, photo {pair.img_name}"
+                caption = f"item {match.item_id} · photo {pair.img_name}"
                 yield partial(photo_picture, caption, self._run.paths[pair.photo_id], boxes, self._max_pixels)
             boxes = {"found": np.stack([pair.frame_box for pair in pairs_of(match)])}
             boxes |= self._truth(match.video_media_id, match.frame_index, missed)
             yield self._frame(match.video_media_id, match.frame_index, boxes)
         if missed and (match is None or match.item_id != missed):
             photo = self._photo_of.loc[missed]
-            caption = f"right: item {missed}, photo {photo['name']}"
+            caption = f"right: item {missed} · photo {photo['name']}"
             yield partial(
                 photo_picture, caption, photo.path, self._truth(photo.media_id, 0, missed), self._max_pixels
             )
@@ -181,7 +181,7 @@ class CardMaker:
     def _frame(self, media_id: str, frame_index: int, boxes: dict[str, np.ndarray]) -> Callable[[], Picture]:
         caption = f"frame {frame_index}"
         if self._run.fps[media_id] > 0:
-            caption += f", {self._time(media_id, frame_index)}"
+            caption += f" · {self._time(media_id, frame_index)}"
         return partial(frame_picture, caption, self._run.paths[media_id], boxes, frame_index, self._max_pixels)
 
     def _truth(self, media_id: str, frame_index: int, item_id: str) -> dict[str, np.ndarray]:
@@ -197,7 +197,7 @@ class CardMaker:
 
     def _time(self, media_id: str, frame_index: int) -> str:
         fps = self._run.fps[media_id]
-        return f"{frame_index / fps:.1f} s" if fps > 0 else f"frame {frame_index}"
+        return f"{frame_index / fps:.1f}\N{NO-BREAK SPACE}s" if fps > 0 else f"frame {frame_index}"
 
     def _time_line(self, video) -> TimeLine | None:
         if video.media_id in self._run.skipped:

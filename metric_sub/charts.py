@@ -13,7 +13,7 @@ from shared.config import Calibration
 
 WIDTH, HEIGHT = 360, 210  # px, of the whole chart
 LEFT, RIGHT, TOP, BOTTOM = 40, 350, 12, 168  # px, the edges of what is plotted
-BINS = 30
+BINS = 24
 N_POINTS = 60  # of the fitted curve
 
 

@@ -53,7 +53,7 @@ function mark(card) {
 
 function tell() {
   const place = shown.indexOf(current) + 1;
-  one("#position").textContent = place ? `${place} of ${shown.length}` : `${shown.length} of ${cards.length}`;
+  one("#position").textContent = place ? `${place} of ${shown.length}` : `${shown.length} ${shown.length === 1 ? "video" : "videos"}`;
   const state = new URLSearchParams();
   if (filter !== "all") state.set("show", filter);
   if (kind && kind.value !== "any") state.set("kind", kind.value.slice(1));
@@ -153,4 +153,5 @@ one("#help").addEventListener("click", () => keys.showModal());
 keys.querySelector("button").addEventListener("click", () => keys.close());
 window.addEventListener("hashchange", readFragment);
 one(".bar").hidden = false;
+one(".legend").open = !matchMedia("(max-width: 640px)").matches;
 readFragment();

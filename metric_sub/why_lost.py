@@ -53,8 +53,8 @@ def why_lost(
     if votes.empty:
         return reason
     if went_to is None:
-        return f"{reason} It has no match."
-    return f"{reason} Its match is video {went_to[0]}, at {_far(went_to[1])}."
+        return f"{reason} Item {item_id} has no match."
+    return f"{reason} Item {item_id} is matched with video {went_to[0]}, at {_far(went_to[1])}."
 
 
 def _reason(item_id: str, video_id: str, tallies: dict[str, Tally], winner: tuple[str, float] | None, rule: dict) -> str:
