@@ -47,13 +47,13 @@ def rivals(matches: pd.DataFrame, votes: pd.DataFrame) -> list[Rival | None]:
 
 
 def unsure(matches: pd.DataFrame, others: list[Rival | None]) -> np.ndarray:
-    """(matches,) bool. With a probability: where it is below DOUBTFUL. Without: the farthest tenth (rounded up, and all that
-    are as far), and those with a rival less than CLOSE farther. others: as `rivals` gives them."""
+    """(matches,) bool. With a probability: where it is below DOUBTFUL. Without: the farthest tenth (rounded down, and all
+    that are as far), and those with a rival less than CLOSE farther. others: as `rivals` gives them."""
     if not matches.probability.isna().any():
         return (matches.probability < DOUBTFUL).to_numpy()
     distance = matches.distance.to_numpy(np.float64)
-    n_far = int(np.ceil(FARTHEST * len(matches)))
-    far = distance >= np.sort(distance)[-n_far] if n_far else np.zeros(0, bool)
+    n_far = int(FARTHEST * len(matches))
+    far = distance >= np.sort(distance)[-n_far] if n_far else np.zeros(len(distance), bool)
     rival = np.array([other.distance if other else np.inf for other in others], np.float64)
     return far | (rival < distance + CLOSE)
 

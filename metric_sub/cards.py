@@ -142,9 +142,7 @@ class CardMaker:
         if missed and (match is None or match.item_id != missed):
             photo = self._photo_of.loc[missed]
             caption = f"right: item {missed} · photo {photo['name']}"
-            yield partial(
-                photo_picture, caption, photo.path, self._truth(photo.media_id, 0, missed), self._max_pixels
-            )
+            yield partial(photo_picture, caption, photo.path, self._truth(photo.media_id, 0, missed), self._max_pixels)
 
     def _expected(self, video_id: str) -> str:
         """The item that the video should have, '' for none, or where no truth is known."""

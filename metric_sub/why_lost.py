@@ -57,7 +57,9 @@ def why_lost(
     return f"{reason} Item {item_id} is matched with video {went_to[0]}, at {_far(went_to[1])}."
 
 
-def _reason(item_id: str, video_id: str, tallies: dict[str, Tally], winner: tuple[str, float] | None, rule: dict) -> str:
+def _reason(
+    item_id: str, video_id: str, tallies: dict[str, Tally], winner: tuple[str, float] | None, rule: dict
+) -> str:
     if not tallies:
         return f"Item {item_id} cast no vote: no product was detected in its photos, or none in any video."
     n_votes, n_kept = (sum(getattr(tally, name) for tally in tallies.values()) for name in ("votes", "kept"))
@@ -84,7 +86,8 @@ def _reason(item_id: str, video_id: str, tallies: dict[str, Tally], winner: tupl
             return f"{dropped}."
         given = f"item {winner[0]}, at {_far(winner[1])}" if winner else "no item"
         return (
-            f"Item {item_id} was a candidate, at {_far(here.nearest_kept)}, but the best assignment gives this video to {given}."
+            f"Item {item_id} was a candidate, at {_far(here.nearest_kept)}, but the best assignment gives this video to "
+            f"{given}."
         )
     candidates = [other for other, tally in tallies.items() if tally.kept and _enough(tally, weight, rule)]
     claimed = min(candidates, key=lambda other: (tallies[other].nearest_kept, other))
