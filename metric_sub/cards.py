@@ -87,16 +87,23 @@ class CardMaker:
         others = rivals(matches, run.votes)
         facts = shares(matches, run.votes).assign(unsure=unsure(matches, others), rival=others)
         data, distance = run.data, run.votes.distance
+        labels = data.labels[data.labels.product_id != ""]
         self._run, self._max_pixels, self._start = run, max_pixels, start
         self._match_of = {match.video_id: match for match in matches.join(facts).itertuples()}
         self._video_of = {match.item_id: (match.video_id, match.distance) for match in matches.itertuples()}
         self._verdict_of = {row["video_id"]: row for row in score["per_video"]} if score else {}
+        self._votes = run.votes[["item_id", "video_id", "frame_index", "distance", "kept", "weight"]]
         self._of_video = run.votes.groupby("video_id").indices
         self._of_item = run.votes.groupby("item_id").indices
-        self._labels = {key: data.labels.iloc[rows] for key, rows in data.labels.groupby("media_id").indices.items()}
-        self._no_labels = data.labels.iloc[:0]
-        self._labelled = {key: np.unique(frames) for key, frames in data.labelled.groupby("media_id").frame_index}
-        self._photo_of = data.media[data.media.kind == "photo"].drop_duplicates("item_id").set_index("item_id")
+        boxes = labels[BOX].to_numpy()
+        of_picture = labels.groupby(["media_id", "product_id", "frame_index"]).indices
+        self._boxes = {key: boxes[rows] for key, rows in of_picture.items()}
+        self._frames = {}  # (media_id, item_id) -> the frames that are labelled with the item, rising
+        for media_id, item_id, frame_index in sorted(of_picture):
+            self._frames.setdefault((media_id, item_id), []).append(int(frame_index))
+        self._labelled = {key: sorted(set(frames)) for key, frames in data.labelled.groupby("media_id").frame_index}
+        photos = data.media[data.media.kind == "photo"].drop_duplicates("item_id")
+        self._photo_of = {photo.item_id: photo for photo in photos.itertuples()}
         self._near_far = (float(distance.min()), float(distance.max()))
 
     def card(self, video) -> Card:
@@ -140,8 +147,8 @@ class CardMaker:
             boxes |= self._truth(match.video_media_id, match.frame_index, missed)
             yield self._frame(match.video_media_id, match.frame_index, boxes)
         if missed and (match is None or match.item_id != missed):
-            photo = self._photo_of.loc[missed]
-            caption = f"right: item {missed} · photo {photo['name']}"
+            photo = self._photo_of[missed]
+            caption = f"right: item {missed} · photo {photo.name}"
             yield partial(photo_picture, caption, photo.path, self._truth(photo.media_id, 0, missed), self._max_pixels)
 
     def _expected(self, video_id: str) -> str:
@@ -160,7 +167,7 @@ class CardMaker:
             return ""
         if video_id not in self._run.detected:
             return "No product was detected in this video."
-        votes = self._run.votes.iloc[self._of_item.get(missed, [])]
+        votes = self._votes.iloc[self._of_item.get(missed, [])]
         winner = None if match is None else (match.item_id, match.distance)
         return why_lost(missed, video_id, votes, winner, self._video_of.get(missed), self._run.rule)
 
@@ -171,9 +178,8 @@ class CardMaker:
         if media_id in self._run.skipped:
             return partial(Picture, "not read", fault=self._run.skipped[media_id])
         frame_index = min(self._start, self._run.n_frames[media_id] - 1)
-        shown = self._shown(media_id, missed)
-        if len(shown):
-            frame_index = int(shown[np.argmin(np.abs(shown - frame_index))])
+        shown = self._frames.get((media_id, missed), [frame_index])
+        frame_index = min(shown, key=lambda labelled: abs(labelled - frame_index))  # the first of two as near
         return self._frame(media_id, frame_index, self._truth(media_id, frame_index, missed))
 
     def _frame(self, media_id: str, frame_index: int, boxes: dict[str, np.ndarray]) -> Callable[[], Picture]:
@@ -184,14 +190,8 @@ class CardMaker:
 
     def _truth(self, media_id: str, frame_index: int, item_id: str) -> dict[str, np.ndarray]:
         """The labelled boxes of an item ('': none) in a picture, as `thumbnails.thumbnail` takes them."""
-        labels = self._labels.get(media_id, self._no_labels)
-        labels = labels[(labels.frame_index == frame_index) & (labels.product_id == item_id)]
-        return {"truth": labels[BOX].to_numpy()} if item_id else {}
-
-    def _shown(self, media_id: str, item_id: str) -> np.ndarray:
-        """The frames that are labelled with an item ('': none), rising."""
-        labels = self._labels.get(media_id, self._no_labels)
-        return np.unique(labels.frame_index[(labels.product_id == item_id) & (item_id != "")]).astype(int)
+        boxes = self._boxes.get((media_id, item_id, frame_index))
+        return {} if boxes is None else {"truth": boxes}
 
     def _time(self, media_id: str, frame_index: int) -> str:
         fps = self._run.fps[media_id]
@@ -202,12 +202,12 @@ class CardMaker:
             return None
         match, expected = self._match_of.get(video.item_id), self._expected(video.item_id)
         return draw_time_line(
-            self._run.votes.iloc[self._of_video.get(video.item_id, [])],
+            self._votes.iloc[self._of_video.get(video.item_id, [])],
             "" if match is None else match.item_id,
             expected,
             n_frames=max(self._run.n_frames[video.media_id], 1),
             at=None if match is None else match.frame_index,
-            shown=self._shown(video.media_id, expected),
+            shown=self._frames.get((video.media_id, expected), ()),
             labelled=self._labelled.get(video.media_id, ()),
             near_far=self._near_far,
             cut_off=self._run.rule["max_distance"],

@@ -1,9 +1,9 @@
 """A video's votes along its frames, as the report draws them: a stroke per frame, the nearer the vote the taller."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 KINDS = ("other", "right", "unkept", "kept")  # of votes, in the order in which they are drawn
@@ -33,22 +33,26 @@ def nearest_marks(votes: pd.DataFrame, item_id: str, right_id: str) -> dict[str,
     votes: those for the video (item_id, frame_index, distance, kept). item_id: its match, right_id: the item that it should
     have; '' for none. Kinds: 'kept' and 'unkept' votes of the match, 'right' of the right item where that is another, 'other'.
     """
-    kind = _kinds(votes, item_id, right_id)
     marks: dict[str, dict[int, float]] = {name: {} for name in KINDS}
-    for (name, at), distance in votes.distance.groupby([kind, votes.frame_index.to_numpy()]).min().items():
-        marks[name][int(at)] = float(distance)
+    for kind, at, distance in sorted(_with_kinds(votes, item_id, right_id)):
+        marks[kind].setdefault(at, distance)
     return marks
 
 
 def count_votes(votes: pd.DataFrame, item_id: str, right_id: str) -> dict[str, int]:
     """How many votes of each kind (see `nearest_marks`) there are for a video."""
-    kind = _kinds(votes, item_id, right_id)
-    return {name: int((kind == name).sum()) for name in KINDS}
+    counts = Counter(kind for kind, *_ in _with_kinds(votes, item_id, right_id))
+    return {name: counts[name] for name in KINDS}
 
 
-def _kinds(votes: pd.DataFrame, item_id: str, right_id: str) -> np.ndarray:
-    own, right = (votes.item_id == item_id).to_numpy(), (votes.item_id == right_id).to_numpy()
-    return np.select([own & votes.kept.to_numpy(), own, right], ["kept", "unkept", "right"], "other")
+def _with_kinds(votes: pd.DataFrame, item_id: str, right_id: str) -> Iterator[tuple[str, int, float]]:
+    """(kind, frame_index, distance) of each vote. A loop: a video has few votes, and there are many videos."""
+    columns = (votes[name].tolist() for name in ("item_id", "kept", "frame_index", "distance"))
+    for voter, kept, at, distance in zip(*columns, strict=True):
+        if voter == item_id:
+            yield "kept" if kept else "unkept", at, distance
+        else:
+            yield "right" if voter == right_id else "other", at, distance
 
 
 def draw_time_line(
