@@ -13,17 +13,29 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from metric_sub.report import draw_match, main
+from metric_sub.match_picture import draw_match
+from metric_sub.probability import match_probability
+from metric_sub.report import main
 from metric_sub.result import build_result, write_result
 from metric_sub.vote import cast_votes, match_items
 from shared.catalogue import catalogue_media
+from shared.config import load_config
 from shared.errors import UserError
 from shared.work import Step
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 MAX_PIXELS = 1_000_000
-BOX_RGB, TRUTH_RGB = (255, 45, 135), (40, 200, 90)
+BOX_RGB = (255, 45, 135)
 PHOTO_BOX, FRAME_BOX = (100.0, 200.0, 500.0, 700.0), (10.0, 20.0, 50.0, 60.0)
+RULE = {
+    "keep_quantile": 0.28,
+    "min_share": 0.5,
+    "max_distance": 1.12,
+    "vote_weight": "count",
+    "weight_scale": 1.0,
+    "successive_frames": 0,
+    "assignment": "nearest",
+}
 HOSTILE = ["<script>alert(1)<", '"><img src=x onerror=alert(1)>', "' onclick='x", "käse-7", "&amp;{{ 7 * 7 }}"]
 GREY = (128, 128, 128)
 
@@ -64,7 +76,7 @@ def write_labels(root, item_id, video_id=None, photo_box=PHOTO_BOX):
         path.write_text(json.dumps({"frames": [{"frame_index": k, "annotations": labels(FRAME_BOX)} for k in (0, 4)]}))
 
 
-def write_run(root, work, pairs, part=""):
+def write_run(root, work, pairs, part="", calibration=None):
     """A work folder as infer leaves it, each pair (item, video, distance) one vote for frame 5; files of folder `part`."""
     catalogue_media(root, work, MAX_PIXELS, fresh=False)
     sides = ["x1", "y1", "x2", "y2"]
@@ -82,10 +94,12 @@ def write_run(root, work, pairs, part=""):
     votes = cast_votes(
         photos, videos, np.array([distance for _, _, distance in pairs], np.float32), np.arange(len(pairs))
     )
-    rule = {"keep_quantile": 0.28, "min_share": 0.5, "max_distance": 1.12}
-    plain = {"vote_weight": "count", "weight_scale": 1.0, "successive_frames": 0, "assignment": "nearest"}
-    matches, votes = match_items(votes, **rule, **plain)
-    Step(work / "matches", rule).write({"table": matches, "votes": votes, "pairs": matches.iloc[:0]})
+    matches, votes = match_items(votes, **RULE)
+    matches = matches.assign(probability=match_probability(matches.distance.to_numpy(), calibration))
+    settings = load_config(CONFIG, []).match.model_dump() | RULE
+    settings["calibration"] = calibration and calibration.model_dump()
+    Step(work / "detections" / "videos", {}).write({"table": videos.rename(columns={"video_id": "item_id"})})
+    Step(work / "matches", settings).write({"table": matches, "votes": votes, "pairs": matches.iloc[:0]})
     write_result(build_result(matches), work / "result.json")
 
 
@@ -112,12 +126,14 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.text, self.elements, self.cards, self.words, self.rows = text, [], {}, "", []
-        self._card = None
+        self._card, self._in_table = None, False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.elements.append((tag, attributes))
+        if tag == "table":
+            self._in_table = True
         if tag == "tr":
             self.rows.append([])
         if tag == "article":
@@ -126,22 +142,34 @@ class Page(HTMLParser):
                 "states": attributes["data-states"].split(),
                 "words": "",
                 "pictures": [],
+                "boxes": [],
             }
             self.cards[self._card["ids"][0]] = self._card
         if tag == "img" and self._card:
             self._card["pictures"].append(decoded(attributes["src"]))
+            self._card["boxes"].append({})
+        if tag == "i" and self._card and attributes["class"].startswith("box "):
+            place = re.fullmatch(r"left:([\d.]+)%;top:([\d.]+)%;width:([\d.]+)%;height:([\d.]+)%", attributes["style"])
+            self._card["boxes"][-1][attributes["class"].split()[1]] = [float(part) for part in place.groups()]
 
     def handle_endtag(self, tag):
+        if tag == "table":
+            self._in_table = False
         if tag == "article":
             self._card["words"] = " ".join(self._card["words"].split())
             self._card = None
 
     def handle_data(self, data):
         self.words += data
-        if self.rows and self.elements[-1][0] in ("th", "td", "bdi") and data.strip() and not self.cards:
+        if self._in_table and data.strip() and self.elements[-1][0] in ("th", "td", "bdi"):
             self.rows[-1].append(data)
         if self._card:
             self._card["words"] += data
+
+    def inside(self, tag):
+        """The tags that come after the first of `tag`."""
+        tags = [name for name, _ in self.elements]
+        return set(tags[tags.index(tag) :])
 
     def count(self, tag):
         return sum(name == tag for name, _ in self.elements)
@@ -149,7 +177,7 @@ class Page(HTMLParser):
 
 def decoded(uri):
     head, data = uri.split(",", 1)
-    assert head in ("data:image/jpeg;base64", "data:image/png;base64")
+    assert head in ("data:image/webp;base64", "data:image/png;base64")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB")).astype(int)
 
 
@@ -188,10 +216,10 @@ def test_hostile_ids_are_escaped(places):
     assert set(page.cards) == set(HOSTILE)
     for text in HOSTILE[:-1]:
         assert page.cards[text]["ids"] == [text, text]
-        assert page.cards[text]["words"].startswith(f"item {text} in video {text}")
-        assert f"<b>{text}" in page.cards[text]["words"]
+        assert page.cards[text]["words"].startswith(f"{text} <b>{text} ")
+        assert f"item {text} " in page.cards[text]["words"]
     assert page.cards[HOSTILE[-1]]["ids"] == [HOSTILE[-1], ""]
-    assert page.count("script") == 1 and page.count("b") == 0
+    assert page.count("script") == 1 and "b" not in page.inside("article")
     assert page.count("img") == 2 * 4 + 1
     assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
 
@@ -200,8 +228,10 @@ def test_page_needs_nothing_from_outside(labelled):
     root, work = labelled
     page = report(root, work)
     own = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", page.text)
-    for address in ("//", "@import", "url(", "fetch("):
+    for address in ("http:", "https:", '"//', "@import", "url(", "fetch(", "XMLHttp", "WebSocket", "import("):
         assert address not in own
+    policy = next(attributes["content"] for _, attributes in page.elements if attributes.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:; ") and "script-src 'sha256-" in policy
     assert page.count("link") == page.count("iframe") == page.count("a") == 0
     assert all(attributes["src"].startswith("data:image/") for _, attributes in page.elements if "src" in attributes)
     assert all(not {"href", "srcset", "action"} & attributes.keys() for _, attributes in page.elements)
@@ -216,10 +246,10 @@ def test_every_video_has_a_card_and_a_verdict(labelled):
         "000004": ["all", "wrong", "nomatch"],
         "plain": ["all", "right", "nomatch"],
     }
-    assert "distance 0.500 · votes 1, kept 1" in cards["000001"]["words"]
-    assert "declared item 000003, expected 000002" in cards["000002"]["words"]
-    assert "left out, though its item is in the catalogue" in cards["000004"]["words"]
-    assert "rightly left out" in cards["plain"]["words"]
+    assert "distance 0.500 votes 1 of 1 kept 1 of 1 share 100%" in cards["000001"]["words"]
+    assert "Declared item 000003, expected 000002. Item 000002 cast no vote" in cards["000002"]["words"]
+    assert "though its item is in the catalogue. No product was detected in this video." in cards["000004"]["words"]
+    assert "Rightly left out." in cards["plain"]["words"]
 
 
 def test_score_is_shown_with_its_rules(labelled):
@@ -235,15 +265,15 @@ def test_score_is_shown_with_its_rules(labelled):
     assert "final = 0.2 S1 + 0.6 S2 + 0.2 S3" in words
 
 
-def test_pictures_show_boxes_and_the_declared_frame(labelled):
+def test_pictures_have_boxes_and_the_declared_frame(labelled):
     root, work = labelled
-    photo, frame = report(root, work).cards["000001"]["pictures"]
-    assert photo.shape == (320, 256, 3)  # 800 x 640 by 0.4, and so the box is 40, 80, 200, 280
-    assert near(photo[180, [40, 199]], BOX_RGB) and near(photo[[80, 279], 120], BOX_RGB)
-    assert near(photo[180, [36, 120, 204]], (200, 60, 60), 12)
+    card = report(root, work).cards["000001"]
+    photo, frame = card["pictures"]
+    assert photo.shape == (400, 320, 3) and near(photo[:, :, :].mean(axis=(0, 1)), (200, 60, 60), 12)
     assert frame.shape == (96, 64, 3)  # never enlarged
-    assert near(frame[40, [10, 49]], BOX_RGB) and near(frame[[20, 59], 30], BOX_RGB)
-    assert near(frame[40, [4, 30, 58]], (120, 120, 120), 8)  # frame 5 is of level 20 * 6
+    assert near(frame.mean(axis=(0, 1)), (120, 120, 120), 8)  # frame 5 is of level 20 * 6
+    # 100, 200, 500, 700 of 640 x 800; 10, 20, 50, 60 of 64 x 96
+    assert card["boxes"] == [{"found": [15.62, 25.0, 62.5, 62.5]}, {"found": [15.62, 20.83, 62.5, 41.67]}]
 
 
 def test_wrong_video_shows_the_right_items_photo(labelled):
@@ -251,11 +281,15 @@ def test_wrong_video_shows_the_right_items_photo(labelled):
     cards = report(root, work).cards
     declared, _, right = cards["000002"]["pictures"]
     assert near(declared[180, 120], (200, 200, 60), 12)
-    assert near(right[180, 120], (60, 60, 200), 12) and near(right[180, [40, 199]], TRUTH_RGB)
-    first_frame, right = cards["000004"]["pictures"]
-    assert near(first_frame[40, 30], (100, 100, 100), 8)  # frames.start=4: level 20 * 5
+    assert near(right[180, 120], (60, 60, 200), 12)
+    # Frame 5 is not labelled, so the frame has no labelled box.
+    assert [list(boxes) for boxes in cards["000002"]["boxes"]] == [["found"], ["found"], ["truth"]]
+    assert cards["000002"]["boxes"][2]["truth"] == [15.62, 25.0, 62.5, 62.5]
+    some_frame, right = cards["000004"]["pictures"]
+    assert near(some_frame[40, 30], (100, 100, 100), 8)  # frames.start=4 is labelled: level 20 * 5
     assert near(right[180, 120], (60, 200, 200), 12)
-    assert len(cards["plain"]["pictures"]) == 1
+    assert [list(boxes) for boxes in cards["000004"]["boxes"]] == [["truth"], ["truth"]]
+    assert len(cards["plain"]["pictures"]) == 1 and cards["plain"]["boxes"] == [{}]
 
 
 def test_box_off_its_product_is_wrong_and_says_why(places):
@@ -266,7 +300,8 @@ def test_box_off_its_product_is_wrong_and_says_why(places):
     write_run(root, work, [("000001", "000001", 0.5)])
     card = report(root, work).cards["000001"]
     assert card["states"] == ["all", "wrong", "match"]
-    assert "S1 ✓ S2 ✓ S3 ✗" in card["words"] and "IoU 0.40" in card["words"]
+    assert "S1 ✓ S2 ✓ S3 ✗" in card["words"] and "IoU 0.40" in card["words"] and "cast" not in card["words"]
+    assert card["boxes"][0] == {"found": [15.62, 25.0, 62.5, 62.5], "truth": [15.62, 25.0, 62.5, 25.0]}
 
 
 def test_scores_by_kind_where_kinds_are_known(labelled):
@@ -292,9 +327,9 @@ def test_without_truth_there_is_no_score(places):
     write_run(root, work, [("shoe", "clip", 0.5)])
     page = report(root, work)
     assert [card["states"] for card in page.cards.values()] == [["all", "match"], ["all", "nomatch"]]
-    assert not re.search(r"final|S1|✓|✗", page.words)
+    assert not re.search(r"final|S1|✓|✗|labelled with", page.words)
     filters = [attributes["data-filter"] for _, attributes in page.elements if "data-filter" in attributes]
-    assert filters == ["all", "match", "nomatch"]
+    assert filters == ["all", "match", "unsure", "nomatch"]
 
 
 def test_videos_that_are_short_or_unreadable_have_cards(places):
@@ -304,7 +339,7 @@ def test_videos_that_are_short_or_unreadable_have_cards(places):
     (root / "video" / "broken.mp4").write_bytes(b"no video")
     write_run(root, work, [])
     cards = report(root, work).cards
-    assert near(cards["short"]["pictures"][0][40, 30], (20, 20, 20), 8)  # frame 0
+    assert near(cards["short"]["pictures"][0][40, 30], (40, 40, 40), 8)  # frame 1, its last
     assert cards["broken"]["pictures"] == [] and "not a readable video" in cards["broken"]["words"]
 
 
@@ -317,8 +352,9 @@ def test_training_curves_stand_at_the_end(places):
     (work / "weights" / "detector").mkdir(parents=True)
     Image.new("RGB", (30, 20), (1, 2, 3)).save(work / "weights" / "detector" / "curves.png")
     page = report(root, work)
-    assert page.words.index("detector") > page.words.index("clip")
-    assert decoded([attributes["src"] for tag, attributes in page.elements if tag == "img"][-1]).shape == (20, 30, 3)
+    assert "Training curves" in page.words
+    (curve,) = (attributes for tag, attributes in page.elements if tag == "img" and "curves" in attributes["alt"])
+    assert curve["alt"] == "training curves of detector" and decoded(curve["src"]).shape == (20, 30, 3)
 
 
 def test_result_of_another_run_is_refused(labelled):
