@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         ("--cut-offs", "the --json of a run on other data, whose cut-offs to use", {"type": Path}),
     )
     fitted = read_cut_offs(options.cut_offs) if options.cut_offs else None
+    if options.json and not options.json.parent.is_dir():
+        raise UserError(f"--json: expected a file in a folder that is there, found {options.json}. Make {options.json.parent} first.")
     config = config_of(options)
     use_threads(config.threads)
     with locked(options.work):
@@ -77,9 +79,12 @@ def main(argv: list[str] | None = None) -> None:
             sides["detections"] = (*detected_boxes(options.work, dataset), ROWS)
         except UserError as error:
             log.warning("no detections are compared: %s", error)
+        for name, (*_, changes) in sides.items() if fitted else ():
+            if missing := [option for option in changes if option not in fitted.get(name, {})]:
+                raise UserError(f"{options.cut_offs}: no cut-off for {name}, {missing[0]}. Make it anew by --json on the other data.")
         rows = {}
         for name, (boxes, vectors, changes) in sides.items():
-            cut_offs = fitted.get(name, {}) if fitted else None
+            cut_offs = fitted[name] if fitted else None
             rows[name] = compare(boxes, vectors, dataset, config.match, config.score, changes, cut_offs)
             print(f"\n{name}: {(boxes.kind == 'photo').sum()} of photos, {(boxes.kind == 'video').sum()} of videos")
             print("\n".join(table(rows[name])))
@@ -92,7 +97,10 @@ def read_cut_offs(path: Path) -> dict[str, dict[str, float]]:
     """{side: {option: max_distance}} of what --json wrote. Raises UserError where the file is none such."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return {side: {row["name"]: float(row["max_distance"]) for row in of_side} for side, of_side in rows.items()}
+        found = {side: {row["name"]: float(row["max_distance"]) for row in of_side} for side, of_side in rows.items()}
+        if not found:
+            raise ValueError("nothing")
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected what --json of this benchmark writes, found {error!r}. Run it first.") from None
 
@@ -121,7 +129,7 @@ def compare(
     cut_offs: dict[str, float] | None = None,
 ) -> list[dict]:
     """Of each of `changes` to `match` {name, S1 (with the config's max_distance), max_distance (that of `cut_offs`, or of None the one
-    that gives the best S1 on these data), all and each kind: S1 with that one}. Without a cut-off of its name nothing is cut off."""
+    that gives the best S1 on these data), all and each kind: S1 with that one}."""
     score = score.model_copy(update={"resamples": 0})  # no intervals are printed
     frames = np.unique(boxes.frame_index[boxes.kind == "video"])
     gap = int(np.diff(frames).min(initial=1 << 30))
@@ -136,7 +144,7 @@ def compare(
             uncut, _ = match_labelled(boxes, vectors, option.model_copy(update={"max_distance": NO_CUT_OFF}))
             cut_off = cut_off_of(uncut, expected)
         else:
-            cut_off = cut_offs.get(name, NO_CUT_OFF)
+            cut_off = cut_offs[name]
         best = match_and_score(boxes, vectors, dataset, option.model_copy(update={"max_distance": cut_off}), score)
         kinds = {kind: row["S1"] for kind, row in best.get("by_kind", {}).items() if row["N_GT"]}
         rows.append({"name": name, "S1": now["S1"], "max_distance": cut_off, "all": best["S1"], **kinds})

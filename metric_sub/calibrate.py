@@ -17,7 +17,7 @@ import yaml
 
 from metric_sub.cut_off import cut_off_curve, draw_calibration
 from metric_sub.histogram import NO_CUT_OFF
-from metric_sub.infer import match_neighbours, nearest_videos
+from metric_sub.infer import match_neighbours, nearest_videos, pair_boxes
 from metric_sub.platt import fit_calibration, reliability
 from metric_sub.result import build_result, check_result
 from metric_sub.score import LEVELS, Truth, score_result
@@ -54,13 +54,27 @@ class Matcher:
 
     def matches(self, settings: Settings, max_distance: float) -> pd.DataFrame:
         """The matches by the rule with these settings and this cut-off, as `infer.match_neighbours` gives them."""
+        photo, video = self._over_thresholds(settings)
+        distances, indices = self._nearest(settings, photo, video)
+        photos, videos = self._boxes.photos[photo], self._boxes.videos[video]
+        return match_neighbours(photos, videos, distances, indices, self._rule(settings, max_distance))[0]
+
+    def result(self, settings: Settings, max_distance: float) -> dict[str, dict]:
+        """result.json's object for the same."""
+        photo, video = self._over_thresholds(settings)
+        boxes, matches = self._boxes, self.matches(settings, max_distance)
+        sides = boxes.photos[photo], boxes.photo_vectors[photo], boxes.videos[video], boxes.video_vectors[video]
+        return build_result(matches, pair_boxes(matches, *sides, self._rule(settings, max_distance)))
+
+    def _rule(self, settings: Settings, max_distance: float) -> Match:
+        return self._match.model_copy(update={"min_share": settings.min_share, "max_distance": max_distance})
+
+    def _over_thresholds(self, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+        """Masks (N,), (M,) bool of the boxes of photos and videos."""
         boxes = self._boxes
         photo = boxes.photos.score.to_numpy() >= settings.photo_score
         photo |= self._keep_best & (boxes.photos["rank"].to_numpy() == 0)
-        video = boxes.videos.score.to_numpy() >= settings.video_score
-        distances, indices = self._nearest(settings, photo, video)
-        match = self._match.model_copy(update={"min_share": settings.min_share, "max_distance": max_distance})
-        return match_neighbours(boxes.photos[photo], boxes.videos[video], distances, indices, match)[0]
+        return photo, boxes.videos.score.to_numpy() >= settings.video_score
 
     def _nearest(self, settings: Settings, photo: np.ndarray, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of the chosen photo boxes the neighbours among the chosen video boxes; masks (N,), (M,) bool.
@@ -167,7 +181,7 @@ def calibrate(boxes: Boxes, dataset: Dataset, config: Config, precision: float |
         return matches[["video_id", "distance"]].assign(right=right)
 
     def figures(settings: Settings, max_distance: float) -> dict:
-        score = _score(build_result(matcher.matches(settings, max_distance)), truth, config)
+        score = _score(matcher.result(settings, max_distance), truth, config)
         del score["per_video"]
         return {"settings": {**asdict(settings), "max_distance": max_distance}, **score}
 

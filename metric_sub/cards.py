@@ -105,8 +105,13 @@ class CardMaker:
         for media_id, item_id, frame_index in sorted(of_picture):
             self._frames.setdefault((media_id, item_id), []).append(int(frame_index))
         self._labelled = {key: sorted(set(frames)) for key, frames in data.labelled.groupby("media_id").frame_index}
-        photos = data.media[data.media.kind == "photo"].drop_duplicates("item_id")
-        self._photo_of = {photo.item_id: photo for photo in photos.itertuples()}
+        photos = data.media[data.media.kind == "photo"]
+        unread = photos.media_id.isin(run.skipped)
+        unlabelled = [(media_id, item_id, 0) not in self._boxes for media_id, item_id in zip(photos.media_id, photos.item_id, strict=True)]
+        photos = photos.assign(unread=unread, unlabelled=unlabelled).sort_values(["unread", "unlabelled"], kind="stable")
+        self._photo_of = {photo.item_id: photo for photo in photos.drop_duplicates("item_id").itertuples()}
+        videos = data.media[data.media.kind == "video"]
+        self._unread = set(videos.item_id[videos.media_id.isin(run.skipped)])
         self._near_far = (float(distance.min()), float(distance.max()))
 
     def card(self, video) -> Card:
@@ -169,6 +174,8 @@ class CardMaker:
         match, missed = self._match_of.get(video_id), self._missed(video_id)
         if not missed or (match is not None and match.item_id == missed):
             return ""
+        if video_id in self._unread:
+            return ""  # the picture's place says why
         if video_id not in self._run.detected:
             return "No product was detected in this video."
         votes = self._votes.iloc[self._of_item.get(missed, [])]

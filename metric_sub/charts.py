@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from metric_sub.cut_off import cut_off_curve
+from metric_sub.histogram import NO_CUT_OFF
 from metric_sub.platt import reliability
 from metric_sub.probability import match_probability
 from shared.config import Calibration
@@ -56,7 +57,7 @@ def count_bins(distance: np.ndarray, right: np.ndarray | None, edges: np.ndarray
 
 def distance_chart(distance: np.ndarray, right: np.ndarray | None, cut_off: float) -> Chart:
     """A histogram of the matches' distances (N,), N > 0, stacked where `right` (N,) bool is known, with the cut-off."""
-    low, high = min(distance.min(), cut_off), max(distance.max(), cut_off)
+    low, high = _span(distance, cut_off)
     margin = 0.02 * (high - low) or 0.1
     edges = np.linspace(low - margin, high + margin, BINS + 1)
     counts = count_bins(distance, right, edges)
@@ -79,7 +80,7 @@ def distance_chart(distance: np.ndarray, right: np.ndarray | None, cut_off: floa
         _ticks(edges[0], edges[-1], x),
         _ticks(0, highest, y, integer=True),
         bars,
-        cut=(x(cut_off), f"cut-off {cut_off:g}"),
+        cut=_cut(x, cut_off),
         legend=[(kind, f"{names[kind]}, {of_kind.sum()}") for kind, of_kind in counts.items()],
     )
 
@@ -120,7 +121,7 @@ def probability_chart(
     distance: np.ndarray, right: np.ndarray | None, calibration: Calibration, cut_off: float
 ) -> Chart:
     """The fitted probability over the distance, and, where `right` is known, the share of right ones in fifths of the matches."""
-    low, high = min(distance.min(), cut_off), max(distance.max(), cut_off)
+    low, high = _span(distance, cut_off)
     x, y = _scale(low, high, LEFT, RIGHT), _scale(0, 1, BOTTOM, TOP)
     at = np.linspace(low, high, N_POINTS)
     dots = []
@@ -138,9 +139,19 @@ def probability_chart(
         _ticks(0, 1, y),
         line=_path([(x(d), y(p)) for d, p in zip(at, match_probability(at, calibration), strict=True)]),
         dots=dots,
-        cut=(x(cut_off), f"cut-off {cut_off:g}"),
+        cut=_cut(x, cut_off),
         legend=[("line", "as calibrated")] + ([("dot", "share of right ones, in fifths")] if dots else []),
     )
+
+
+def _span(distance: np.ndarray, cut_off: float) -> tuple[float, float]:
+    """The lowest and highest of the distances and the cut-off, which is left out where no distance can be as far."""
+    values = [*distance[[distance.argmin(), distance.argmax()]], *([cut_off] if cut_off <= NO_CUT_OFF else [])]
+    return float(min(values)), float(max(values))
+
+
+def _cut(x: Callable[[float], float], cut_off: float) -> tuple[float, str] | None:
+    return (x(cut_off), f"cut-off {cut_off:g}") if cut_off <= NO_CUT_OFF else None
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

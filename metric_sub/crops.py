@@ -27,9 +27,9 @@ class CropRule:
     interpolation: str
 
     @classmethod
-    def of(cls, size: int, n_groups: int, shape: Embed, interpolation: str) -> "CropRule":
+    def of(cls, size: int, aspect_groups: int, shape: Embed, interpolation: str) -> "CropRule":
         """The rule of a config: ratios spaced evenly by factor from 1 / aspect_limit to aspect_limit; one group is square."""
-        factors = [2 * k / (n_groups - 1) - 1 for k in range(n_groups)] if n_groups > 1 else [0]
+        factors = [2 * k / (aspect_groups - 1) - 1 for k in range(aspect_groups)] if aspect_groups > 1 else [0]
         ratios = tuple(float(shape.aspect_limit**factor) for factor in factors)
         return cls(size, shape.crop_margin, ratios, interpolation)
 

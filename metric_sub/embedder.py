@@ -64,14 +64,14 @@ class EmbeddingNet(nn.Module):
 
 @dataclass(frozen=True)
 class InputRule:
-    """What a model wants to see: `size` px, in one of n_groups aspects, colours' `mean` and `std` (RGB of 0..1), `interpolation`
+    """What a model wants to see: `size` px, in one of so many aspect groups, colours' `mean` and `std` (RGB of 0..1), `interpolation`
     of crops that grow.
 
     timm's crop_pct, which cuts a whole picture's border off, has no place here: the detector's box is the crop already.
     """
 
     size: int
-    n_groups: int
+    aspect_groups: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
@@ -89,7 +89,7 @@ class InputRule:
         )
 
     def crop_rule(self, shape: Embed) -> CropRule:
-        return CropRule.of(self.size, self.n_groups, shape, self.interpolation)
+        return CropRule.of(self.size, self.aspect_groups, shape, self.interpolation)
 
 
 @dataclass(frozen=True)

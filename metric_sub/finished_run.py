@@ -7,7 +7,7 @@ import pandas as pd
 
 from metric_sub.result import build_result, check_result, read_result
 from metric_sub.score import Truth, score_result
-from shared.config import Score
+from shared.config import Match, Score
 from shared.dataset import read_dataset, refuse_other_media
 from shared.errors import UserError
 from shared.tables import Dataset
@@ -39,6 +39,9 @@ def read_run(root: Path, work: Path) -> Run:
     media = media_step.table("table")
     data = read_dataset(root)
     refuse_other_media(data, media_step, root)
+    rule = match_step.manifest["depends"]
+    if missing := set(Match.model_fields) - rule.keys():
+        raise UserError(f"{work / 'matches'}: by another version of vid2shop, without match.{min(missing)}. Run infer again.")
     matches, votes, pairs = (match_step.table(name) for name in ("table", "votes", "pairs"))
     path = work / "result.json"
     if read_result(path) != check_result(build_result(matches, pairs)):
@@ -49,7 +52,7 @@ def read_run(root: Path, work: Path) -> Run:
         matches=matches,
         votes=votes,
         pairs=pairs,
-        rule=match_step.manifest["depends"],
+        rule=rule,
         fps=dict(zip(media.media_id, media.fps, strict=True)),
         n_frames=dict(zip(media.media_id, media.n_frames, strict=True)),
         detected=frozenset(read_step(work / "detections" / "videos").table("table").item_id),

@@ -15,7 +15,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from metric_sub.card_facts import unsure_means
 from metric_sub.cards import Card, build_cards
-from metric_sub.charts import Chart, distance_chart, precision_recall_chart, probability_chart
+from metric_sub.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    WIDTH,
+    Chart,
+    distance_chart,
+    precision_recall_chart,
+    probability_chart,
+)
 from metric_sub.finished_run import Run, read_run, score_run
 from metric_sub.histogram import NO_CUT_OFF
 from metric_sub.match_picture import draw_nearest, png_bytes
@@ -108,6 +118,7 @@ def render_page(title: str, run: Run, score: dict | None, cards: list[Card], cur
         states=states,
         curves=curves,
         charts=list(build_charts(run, score)),
+        plot={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM, "middle": (LEFT + RIGHT) / 2},
         counts=counts,
         filters=filters,
         kinds=[(kind, sum(card.kind == kind for card in cards)) for kind in kinds] if any(kinds) else [],

@@ -16,8 +16,8 @@ from shared.overrides import apply_override, changed
 from shared.work import write_whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Colours = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
@@ -306,6 +306,12 @@ class Match(Section):
     reciprocal: Reciprocal
     pairs: Literal["one", "products"]  # of boxes that a match lists: its own, or those of the other products of a set too
     calibration: Calibration | None  # as `calibrate` fits it; null: the matches have no probability
+
+    @model_validator(mode="after")
+    def _pairs_are_told_by_true_distances(self):
+        if self.pairs == "products" and self.rerank != "none":
+            raise ValueError(f"pairs: products needs rerank: none, whose max_distance is of true distances, found rerank: {self.rerank}")
+        return self
 
     @model_validator(mode="after")
     def _candidates_are_enough(self):

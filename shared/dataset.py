@@ -291,10 +291,12 @@ def _read_kinds(root: Path) -> dict[str, str]:
     for path in (Path(root) / KINDS_FILE, Path(root).resolve().parent / KINDS_FILE):
         if path.is_file():
             try:
-                return {
-                    entry.get("item_id") or entry["video_id"]: entry["kind"]
-                    for entry in json.loads(path.read_text(encoding="utf-8"))
-                }
+                entries = json.loads(path.read_text(encoding="utf-8"))
+                kinds = {entry.get("item_id") or entry["video_id"]: entry["kind"] for entry in entries}
+                for text in (*kinds, *kinds.values()):
+                    if not isinstance(text, str):
+                        raise TypeError(f"{text!r} is no text")
+                return kinds
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{path}: expected a list of objects with item_id (or video_id) and kind ({type(error).__name__}: {error})"

@@ -42,13 +42,13 @@ def test_cut_offs_of_other_data_are_used_as_they_are(tiny_data, tiny_config, tmp
     path.write_text(json.dumps({"labelled boxes": rows}))
     cut_offs = read_cut_offs(path)
     assert cut_offs == {"labelled boxes": {"plain": -1.0, "optimal": 0.5}}
-    rows = compare(boxes, vectors, dataset, tiny_config.match, tiny_config.score, ROWS, cut_offs["labelled boxes"])
+    changes = {name: ROWS[name] for name in ("plain", "optimal")}
+    rows = compare(boxes, vectors, dataset, tiny_config.match, tiny_config.score, changes, cut_offs["labelled boxes"])
     assert rows[0]["S1"] == 1 and rows[0]["all"] == 0  # everything is farther than -1
-    assert rows[1]["all"] == 1
-    assert rows[2]["max_distance"] == 2  # its name is not in the file
+    assert rows[1]["all"] == 1 and rows[1]["max_distance"] == 0.5
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"a": [{"name": "plain"}]}'])
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"a": [{"name": "plain"}]}'])
 def test_what_is_no_file_of_cut_offs_is_refused(text, tmp_path):
     path = tmp_path / "rows.json"
     if text is not None:

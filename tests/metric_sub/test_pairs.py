@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metric_sub.infer import match_boxes, pair_boxes
 from metric_sub.pairs import COLUMNS, further_pairs
+from metric_sub.result import build_result
 from metric_sub.vote import cast_votes, match_items
 from shared.tables import BOX
 
@@ -152,3 +154,15 @@ def test_random_sets_against_the_slow_reference():
             ]
             n_pairs += len(made)
     assert n_pairs > 300
+
+
+@pytest.mark.parametrize(("pairs", "listed"), [("one", ["0"]), ("products", ["0", "1"])])
+def test_the_config_tells_whether_result_lists_them(tiny_config, pairs, listed):
+    photos = boxes_of("item_id", [("a", "0", 0, 0, 0.9), ("a", "1", 0, 0, 0.8)])
+    videos = boxes_of("item_id", [("v", "v", 80, 0, 0.9), ("v", "v", 80, 1, 0.8)])
+    sides = photos, unit([SHIRT, SKIRT]), videos, unit([SHIRT + 5, SKIRT + 6])
+    match = tiny_config.match.model_copy(update={"pairs": pairs, "max_distance": 1.12})
+    matches, _ = match_boxes(*sides, match)
+    entry = build_result(matches, pair_boxes(matches, *sides, match))["v"]
+    assert [box["img_name"] for box in entry["result"]] == listed
+    assert all(entry["result"][k]["frame_box"][0] == 10 * k for k in range(len(listed)))

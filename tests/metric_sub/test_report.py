@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from metric_sub.match_picture import draw_match
+from metric_sub.pairs import COLUMNS as PAIR_COLUMNS
 from metric_sub.probability import match_probability
 from metric_sub.report import main
 from metric_sub.result import build_result, write_result
@@ -76,8 +77,9 @@ def write_labels(root, item_id, video_id=None, photo_box=PHOTO_BOX):
         path.write_text(json.dumps({"frames": [{"frame_index": k, "annotations": labels(FRAME_BOX)} for k in (0, 4)]}))
 
 
-def write_run(root, work, pairs, part="", calibration=None):
-    """A work folder as infer leaves it, each pair (item, video, distance) one vote for frame 5; files of folder `part`."""
+def write_run(root, work, pairs, part="", calibration=None, further=0):
+    """A work folder as infer leaves it, each pair (item, video, distance) one vote for frame 5; files of folder `part`; every
+    match has so many further pairs, each with frame_box 10 px lower than the one before."""
     catalogue_media(root, work, MAX_PIXELS, fresh=False)
     sides = ["x1", "y1", "x2", "y2"]
     photos = pd.DataFrame(
@@ -99,8 +101,10 @@ def write_run(root, work, pairs, part="", calibration=None):
     settings = load_config(CONFIG, []).match.model_dump() | RULE
     settings["calibration"] = calibration and calibration.model_dump()
     Step(work / "detections" / "videos", {}).write({"table": videos.rename(columns={"video_id": "item_id"})})
-    Step(work / "matches", settings).write({"table": matches, "votes": votes, "pairs": matches.iloc[:0]})
-    write_result(build_result(matches), work / "result.json")
+    lower = [matches.assign(place=k, fy1=matches.fy1 + 10 * k, fy2=matches.fy2 + 10 * k) for k in range(further + 1)]
+    further_pairs = pd.concat(lower)[PAIR_COLUMNS].query("place > 0")
+    Step(work / "matches", settings).write({"table": matches, "votes": votes, "pairs": further_pairs})
+    write_result(build_result(matches, further_pairs), work / "result.json")
 
 
 def report(root, work, *options):
@@ -414,3 +418,39 @@ def test_picture_without_matches_is_refused(places, tmp_path):
     write_run(root, work, [])
     with pytest.raises(UserError, match="no video has a match"):
         report(root, work, "--picture", tmp_path / "nearest.png")
+
+
+def test_further_pairs_are_on_the_card(places):
+    root, work = places
+    write_photo(root, "000001")
+    write_video(root, "000001")
+    write_run(root, work, [("000001", "000001", 0.5)], further=2)
+    card = report(root, work).cards["000001"]
+    assert len(card["pictures"]) == 4  # a photo for each pair, and the frame
+    left, top, width, height = card["boxes"][-1]["found"]  # the last of the frame's: 10, 40 to 50, 80 of 64 x 96
+    assert [left, top, width, height] == pytest.approx([15.63, 41.67, 62.5, 41.67], abs=0.01)
+
+
+def test_matches_of_another_version_are_refused(places):
+    root, work = places
+    write_photo(root, "shoe")
+    write_video(root, "clip")
+    write_run(root, work, [])
+    path = work / "matches" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["depends"]["pairs"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"without match\.pairs\. Run infer again"):
+        report(root, work)
+
+
+def test_a_lost_item_is_shown_by_a_labelled_photo(places):
+    root, work = places
+    for name, colour in (("0", (200, 200, 60)), ("1", (60, 60, 200))):
+        write_photo(root, "000001", colour, name)
+    write_video(root, "000001")
+    write_labels(root, "000001", "000001")
+    (root / "image_annotation" / "000001" / "0.json").rename(root / "image_annotation" / "000001" / "1.json")
+    write_run(root, work, [])
+    card = report(root, work).cards["000001"]
+    assert near(card["pictures"][-1][300, 200], (60, 60, 200)) and "truth" in card["boxes"][-1]

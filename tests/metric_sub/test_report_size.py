@@ -55,10 +55,9 @@ def wrong_run(n):
     return Run(
         data=Dataset(media, labels, labels[["media_id", "frame_index"]].drop_duplicates(), dict.fromkeys(ids, "kind")),
         paths=dict(zip(media.media_id, media.path, strict=True)),
-        matches=matches.assign(
-            item_media_id="i/" + matches.item_id, video_media_id="v/" + matches.video_id, probability=0.5
-        ),
+        matches=matches.assign(probability=0.5),
         votes=votes,
+        pairs=matches.iloc[:0],
         rule=settings,
         fps=dict.fromkeys(media.media_id, 25.0),
         n_frames=dict.fromkeys(media.media_id, 400),

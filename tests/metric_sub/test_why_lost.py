@@ -115,9 +115,21 @@ def test_many_places_are_counted():
     assert "They went to w0 (1), w1 (1), w2 (1) and 2 more." in words
 
 
+def video_alone(pairs, **rule):
+    """The video that r would have if no other item voted; None for none."""
+    mine = [pair for pair in pairs if pair[0] == "r"]
+    table = pd.DataFrame(mine, columns=["item_id", "video_id", "distance"])
+    filled = dict.fromkeys(["x1", "y1", "x2", "y2"], 0.0) | {"score": 0.9, "rank": 0, "name": "0", "frame_index": 0}
+    sides = table.assign(media_id="m", **filled)
+    votes = cast_votes(sides, sides, table.distance.to_numpy(np.float32), np.arange(len(table)))
+    matches, _ = match_items(votes, **{**RULE, **rule})
+    return None if matches.empty else matches.video_id[0]
+
+
 @pytest.mark.parametrize("assignment", ["nearest", "optimal"])
-def test_every_lost_video_has_a_reason(assignment):
-    """Random votes, with many ties: however r lost, there is a reason."""
+@pytest.mark.parametrize("vote_weight", ["count", "distance"])
+def test_the_reason_is_others_where_r_alone_would_have_the_video(assignment, vote_weight):
+    """Random votes, with many ties: what would become of r by itself, or without a cut-off, tells which step took v from it."""
     rng = np.random.default_rng(0)
     n_lost = 0
     for _ in range(150):
@@ -125,9 +137,20 @@ def test_every_lost_video_has_a_reason(assignment):
         items = ["r", *rng.choice(list("oprq"), n)]
         pairs = [(item, str(rng.choice(list("uvw"))), float(rng.integers(2, 7)) / 5) for item in items]
         quantile, share = float(rng.choice([0.28, 0.6, 1.0])), float(rng.choice([0.3, 0.5]))
-        words = tell(pairs, keep_quantile=quantile, min_share=share, assignment=assignment)
+        rule = {"keep_quantile": quantile, "min_share": share, "assignment": assignment, "vote_weight": vote_weight}
+        words = tell(pairs, **rule)
         if words is None:
             continue
         n_lost += 1
         assert words.startswith("Item") and words.endswith(".") and "None" not in words
+        alone, uncut = video_alone(pairs, **rule), video_alone(pairs, max_distance=3.0, **rule)
+        if "farther than the cut-off" in words:
+            assert alone != "v" and (uncut == "v" or assignment == "optimal")
+        elif "claimed video" in words:
+            assert f"claimed video {uncut}," in words
+        elif any(reason in words for reason in ("was nearer", "equally near")):
+            assert alone == "v"
+        elif "best assignment" not in words:  # r has too little for v, whoever else votes
+            assert any(reason in words for reason in ("none for this video", "is not among", "a match needs"))
+            assert uncut != "v"
     assert n_lost > 50

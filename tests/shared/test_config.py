@@ -162,6 +162,8 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("embed.mean=[0.5, 0.5]", "embed.mean"),
         ("embed.interpolation=nearest", "embed.interpolation"),
         ("embedders.0.input_size=0", "embedders.0.input_size"),
+        ("embedders.0.aspect_groups=0", "embedders.0.aspect_groups"),
+        ("match.max_distance=.inf", "match.max_distance"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_its_key(override, key):
