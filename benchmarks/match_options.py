@@ -32,7 +32,15 @@ from shared.work import locked, read_step
 
 log = logging.getLogger("bench")
 
-PLAIN = {"neighbours": 1, "vote_weight": "count", "successive_frames": 0, "assignment": "nearest", "rerank": "none"}
+PLAIN = {  # the rule of docs/matching.md without any option
+    "keep_quantile": 0.28,
+    "min_share": 0.5,
+    "neighbours": 1,
+    "vote_weight": "count",
+    "successive_frames": 0,
+    "assignment": "nearest",
+    "rerank": "none",
+}
 TEN = {"neighbours": 10, "keep_quantile": 1.0, "vote_weight": "distance"}
 OPTIONS = {
     "plain": {},
