@@ -184,6 +184,12 @@ def test_a_box_cannot_vote_for_more_than_was_ranked_anew():
     assert load_config(FULL, overrides[1:]).match.rerank == "none"
 
 
+def test_further_pairs_need_true_distances():
+    overrides = ["match.pairs=products", "match.rerank=expansion"]
+    assert "pairs: products needs rerank: none" in message_of(FULL, overrides)
+    assert load_config(FULL, overrides[:1]).match.pairs == "products"
+
+
 def test_views_are_not_mixed():
     views = "embed_train.phases.0.task=views"
     assert load_config(FULL, [views]).embed_train.phases[0].task == "views"
