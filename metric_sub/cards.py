@@ -9,6 +9,7 @@ import numpy as np
 
 from metric_sub.card_facts import Rival, rivals, shares, unsure
 from metric_sub.finished_run import Run
+from metric_sub.match_picture import box_of
 from metric_sub.score import LEVELS
 from metric_sub.thumbnails import Picture, frame_picture, photo_picture
 from metric_sub.time_line import TimeLine, draw_time_line
@@ -55,8 +56,7 @@ class Pair:
 
 def pair_of(row) -> Pair:
     """The pair of boxes of a row of `Run.matches` or `Run.pairs`."""
-    item_box, frame_box = (np.array([getattr(row, side) for side in names]) for names in (ITEM_BOX, FRAME_BOX))
-    return Pair(row.item_media_id, row.img_name, item_box, frame_box)
+    return Pair(row.item_media_id, row.img_name, box_of(row, ITEM_BOX), box_of(row, FRAME_BOX))
 
 
 def build_cards(run: Run, score: dict | None, config: Config, n_threads: int) -> list[Card]:

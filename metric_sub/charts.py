@@ -14,6 +14,7 @@ from shared.config import Calibration
 
 WIDTH, HEIGHT = 360, 210  # px, of the whole chart
 LEFT, RIGHT, TOP, BOTTOM = 40, 350, 12, 168  # px, the edges of what is plotted
+PLOT = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM, "middle": (LEFT + RIGHT) / 2}
 BINS = 24
 N_POINTS = 60  # of the fitted curve
 
@@ -146,8 +147,8 @@ def probability_chart(
 
 def _span(distance: np.ndarray, cut_off: float) -> tuple[float, float]:
     """The lowest and highest of the distances and the cut-off, which is left out where no distance can be as far."""
-    values = [*distance[[distance.argmin(), distance.argmax()]], *([cut_off] if cut_off <= NO_CUT_OFF else [])]
-    return float(min(values)), float(max(values))
+    low, high = float(distance.min()), float(distance.max())
+    return (min(low, cut_off), max(high, cut_off)) if cut_off <= NO_CUT_OFF else (low, high)
 
 
 def _cut(x: Callable[[float], float], cut_off: float) -> tuple[float, str] | None:

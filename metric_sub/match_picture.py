@@ -105,7 +105,7 @@ def draw_nearest(run: Run, n: int, max_pixels: int) -> np.ndarray:
 
 
 def box_of(match, names: list[str]) -> np.ndarray:
-    """(4,) the box of a row of matches: ITEM_BOX or FRAME_BOX."""
+    """(4,) the box of a row of matches or pairs, x1, y1, x2, y2 in px: ITEM_BOX or FRAME_BOX."""
     return np.array([getattr(match, name) for name in names])
 
 

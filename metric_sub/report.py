@@ -7,25 +7,17 @@ nearest matches.
 
 import base64
 import hashlib
+import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from metric_sub import charts, time_line
 from metric_sub.card_facts import unsure_means
 from metric_sub.cards import Card, build_cards
-from metric_sub.charts import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    WIDTH,
-    Chart,
-    distance_chart,
-    precision_recall_chart,
-    probability_chart,
-)
+from metric_sub.charts import Chart, distance_chart, precision_recall_chart, probability_chart
 from metric_sub.finished_run import Run, read_run, score_run
 from metric_sub.histogram import NO_CUT_OFF
 from metric_sub.match_picture import draw_nearest, png_bytes
@@ -40,14 +32,6 @@ from shared.work import write_whole
 log = logging.getLogger("report")
 
 N_NEAREST = 3
-RULE_KEYS = (  # what `match_items` takes, beside the cut-off
-    "keep_quantile",
-    "min_share",
-    "vote_weight",
-    "weight_scale",
-    "successive_frames",
-    "assignment",
-)
 FILTERS = ("all", "right", "wrong", "match", "unsure", "nomatch")
 
 
@@ -70,7 +54,8 @@ def build_charts(run: Run, score: dict | None) -> Iterator[Chart]:
     """Of the matches as they would be without a cut-off: their distances; where truth is known, precision and recall; where
     the run was calibrated, the probability."""
     cut_off = run.rule["max_distance"]
-    settings = {key: run.rule[key] for key in RULE_KEYS} | {"max_distance": max(NO_CUT_OFF, cut_off)}
+    takes = [name for name, of in inspect.signature(match_items).parameters.items() if of.kind is of.KEYWORD_ONLY]
+    settings = {key: run.rule[key] for key in takes} | {"max_distance": max(NO_CUT_OFF, cut_off)}
     matches = match_items(run.votes.drop(columns=["kept", "weight"]), **settings)[0]
     if matches.empty:
         return
@@ -118,7 +103,8 @@ def render_page(title: str, run: Run, score: dict | None, cards: list[Card], cur
         states=states,
         curves=curves,
         charts=list(build_charts(run, score)),
-        plot={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM, "middle": (LEFT + RIGHT) / 2},
+        plot=charts.PLOT,
+        strip=time_line.STRIP,
         counts=counts,
         filters=filters,
         kinds=[(kind, sum(card.kind == kind for card in cards)) for kind in kinds] if any(kinds) else [],

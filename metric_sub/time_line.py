@@ -9,6 +9,7 @@ import pandas as pd
 KINDS = ("other", "right", "unkept", "kept")  # of votes, in the order in which they are drawn
 WIDTH, HEIGHT = 1000, 48  # of the SVG, whose width is stretched to the card's
 BASE = 36  # y that strokes begin at
+STRIP = {"width": WIDTH, "height": HEIGHT, "base": BASE}
 LOWEST, HIGHEST = 7, 34  # strokes of the run's farthest and nearest vote
 TICK = 7  # a labelled frame, under the baseline
 
