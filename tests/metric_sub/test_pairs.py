@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metric_sub.calibrate import Boxes, Matcher
 from metric_sub.infer import match_boxes, pair_boxes
 from metric_sub.pairs import COLUMNS, further_pairs
 from metric_sub.result import build_result
+from metric_sub.settings import Settings
 from metric_sub.vote import cast_votes, match_items
 from shared.tables import BOX
 
@@ -166,3 +168,13 @@ def test_the_config_tells_whether_result_lists_them(tiny_config, pairs, listed):
     entry = build_result(matches, pair_boxes(matches, *sides, match))["v"]
     assert [box["img_name"] for box in entry["result"]] == listed
     assert all(entry["result"][k]["frame_box"][0] == 10 * k for k in range(len(listed)))
+
+
+@pytest.mark.parametrize(("video_score", "listed"), [(0.5, ["0", "1"]), (0.85, ["0"])])
+def test_calibrate_pairs_the_boxes_over_its_thresholds(tiny_config, video_score, listed):
+    photos = boxes_of("item_id", [("a", "0", 0, 0, 0.9), ("a", "1", 0, 0, 0.9)])
+    videos = boxes_of("item_id", [("v", "v", 80, 0, 0.9), ("v", "v", 80, 1, 0.8)])
+    boxes = Boxes(photos, unit([SHIRT, SKIRT]), videos, unit([SHIRT + 5, SKIRT + 6]))
+    matcher = Matcher(boxes, False, tiny_config.match.model_copy(update={"pairs": "products"}))
+    entry = matcher.result(Settings(video_score, 0.5, tiny_config.match.min_share), 1.12)["v"]
+    assert [box["img_name"] for box in entry["result"]] == listed
