@@ -248,7 +248,18 @@ def test_kinds_of_videos_without_an_item(tiny_data):
     assert read_dataset(tiny_data).kinds == {"a": "N", "b": "M", "d": "N"}
 
 
-@pytest.mark.parametrize("value", ["{", {"000000": "even"}, [{"item_id": "000000"}], ["000000"], 3])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{",
+        {"000000": "even"},
+        [{"item_id": "000000"}],
+        [{"item_id": "000000", "kind": None}],
+        [{"item_id": "000000", "kind": ["P"]}],
+        ["000000"],
+        3,
+    ],
+)
 def test_an_items_file_of_another_shape_is_refused(tiny_data, value):
     write_json(tiny_data / "items.json", value)
     with pytest.raises(UserError, match=r"items\.json.*item_id.*kind"):
