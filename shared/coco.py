@@ -4,7 +4,6 @@ A file's pictures stand in its folder or in images/ beside it, as file_name says
 height and become x1, y1, x2, y2; a crowd's box (iscrowd 1) is no object's box and is left out.
 """
 
-import json
 import logging
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
 
 from shared.errors import UserError, first_fault
+from shared.parse import parse_json
 from shared.tables import MEDIA_COLUMNS, SINGLE_PART, Dataset, label_table, labelled_table, media_row
 
 log = logging.getLogger("coco")
@@ -103,12 +103,12 @@ def read_coco_file(path: Path) -> CocoFile:
     """One COCO file. Raises UserError where it is not JSON or has no list of images; all else is listed in `problems`."""
     path = path.absolute()
     try:
-        whole = _File.model_validate(json.loads(path.read_bytes()))
+        whole = _File.model_validate(parse_json(path.read_bytes()))
     except ValidationError as error:
         raise UserError(
             f"{path}: expected a COCO file (an object with the lists images, annotations, categories); {first_fault(error)}."
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(
             f"{path}: expected a COCO file, found no JSON ({error}). Restore it, or move it away."
         ) from None

@@ -7,7 +7,6 @@ items.json (of the root or of the folder above it) may tell each item's kind.
 <root> may also be a COCO file, or a folder of such files (see shared/coco.py).
 """
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.coco import read_coco
 from shared.errors import UserError, first_fault
+from shared.parse import parse_json
 from shared.tables import MEDIA_COLUMNS, SINGLE_PART, Dataset, label_table, labelled_table, media_row
 from shared.work import Step, table_fingerprint
 
@@ -291,7 +291,7 @@ def _read_kinds(root: Path) -> dict[str, str]:
     for path in (Path(root) / KINDS_FILE, Path(root).resolve().parent / KINDS_FILE):
         if path.is_file():
             try:
-                entries = json.loads(path.read_text(encoding="utf-8"))
+                entries = parse_json(path.read_bytes())
                 kinds = {entry.get("item_id") or entry["video_id"]: entry["kind"] for entry in entries}
                 for text in (*kinds, *kinds.values()):
                     if not isinstance(text, str):

@@ -40,7 +40,7 @@ def media_row(root: Path, part: str, kind: str, item_id: str, path: Path) -> tup
         str(path).encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{path!s:.200a}: the name is not valid UTF-8, so no table can hold it. Rename the file."
+            f"{ascii(str(path)):.200}: the name is not valid UTF-8, so no table can hold it. Rename the file."
         ) from None
     stat = path.stat()
     return path.relative_to(root).as_posix(), kind, part, item_id, path.stem, str(path), stat.st_size, stat.st_mtime_ns

@@ -143,8 +143,14 @@ class Checkpoint:
             if found != self._fingerprint:
                 log.info("%s: made with another config or data, starts anew", paths[-1])
                 return 0
-            for name, part in self._parts.items():
-                part.load_state_dict(parts[name])
+            try:
+                for name, part in self._parts.items():
+                    part.load_state_dict(parts[name])
+            except Exception as error:  # each kind of part raises its own where it is given what is none of its states
+                raise UserError(
+                    f"{paths[-1]}: not the state of this training ({type(error).__name__}: {error}). Remove {self._folder} to "
+                    "train anew."
+                ) from None
             self._own = paths
             return step
         return 0
@@ -169,7 +175,11 @@ def _read_checkpoint(path: Path) -> tuple[str, int, dict[str, dict]]:
     with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
         if damaged := archive.testzip():
             raise ValueError(f"wrong checksum of {damaged}")
+        if any(member.file_size > member.compress_size for member in archive.infolist()):
+            raise ValueError("it is compressed")  # as torch.save's are not: a small file could take all memory
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state["step"], int) or state["step"] < 0 or not isinstance(state["parts"], dict):
+        raise ValueError("expected the number of steps, and the states of the parts")
     return state["fingerprint"], state["step"], state["parts"]
 
 
@@ -187,8 +197,15 @@ class Record:
     def _read(self) -> list[dict]:
         if not self._path.is_file():
             return []
-        with open(self._path, newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row.get("step")]
+        try:
+            with open(self._path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError):
+            rows = [{}]
+        kept = [row for row in rows if _is_record(row)]
+        if len(kept) < len(rows):
+            log.warning("%s: %d rows are damaged and left out", self._path, len(rows) - len(kept))
+        return kept
 
     def note(self, step: int, **values: float) -> None:
         self._rows.append({"step": step, **values})
@@ -232,6 +249,15 @@ class Record:
             axes.set_xlim(0, max(1, last_step))
             axes.grid(alpha=0.3)
         write_whole(self._path.with_name("curves.png"), lambda beside: figure.savefig(beside, dpi=110, format="png"))
+
+
+def _is_record(row: dict) -> bool:
+    """Whether a row of log.csv has a step and numbers alone."""
+    try:
+        numbers = [float(value) for value in row.values() if value not in (None, "")]
+        return 0 <= int(row["step"]) < 2**63 and all(map(math.isfinite, numbers)) and None not in row
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import json
 import pickle
 import struct
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -255,7 +256,7 @@ def split_zip(data: bytes) -> list[bytes]:
 
 def join_zip(members: list[bytes]) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(out, "w") as archive:  # of two members of one name
         for member in members:
             name, _, content = member.partition(b"\0")
             archive.writestr(zipfile.ZipInfo(name.decode("latin-1")[:1000] or "x"), content)

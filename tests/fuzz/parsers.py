@@ -79,7 +79,7 @@ def use_data(folder: Path) -> None:
     """Reads a data set as check, score and training do."""
     from metric_sub.score import Truth, score_result
     from shared.check import misplaced_labels, orphans, table_of
-    from shared.dataset import coco_files, content_fingerprint, read_dataset, train_and_validation
+    from shared.dataset import coco_files, content_fingerprint, read_dataset
 
     dataset = read_dataset(folder)
     content_fingerprint(dataset)
@@ -93,7 +93,6 @@ def use_data(folder: Path) -> None:
     score = score_result({}, Truth.of(dataset), **settings, resamples=0, confidence=0.95, seed=0)
     json.dumps(score, ensure_ascii=False)
     dataset.labels.to_parquet(folder / "labels.parquet")
-    train_and_validation(dataset, ["train"], ["validation"], 0.5)
 
 
 def prepare_data() -> None:
@@ -411,7 +410,7 @@ def read_resume(folder: Path) -> None:
     record = Record(folder, from_step=step)
     record.note(step, loss=0.5)
     record.flush()
-    parts["optimizer"].step()
+
 
 
 def prepare_training() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 
 from tests.fuzz.parsers import PARSERS, Parser
 from tests.fuzz.worker import Files, Verdict, Worker
@@ -32,16 +33,19 @@ class _Failed(Exception):
 
 def fuzz(parser: Parser, worker: Worker, *, seconds: float, first_seed: int, inputs: int | None = None) -> Tally:
     """Tries inputs for so long, or so many. The same seed draws the same inputs."""
-    tally, started, number = Tally(), time.monotonic(), first_seed
+    inputs_of = parser.inputs()
     worker.ready(parser.name)
+    tally, started, number = Tally(), time.monotonic(), first_seed
     while time.monotonic() - started < seconds and (inputs is None or tally.tried < inputs):
-        _round(parser, worker, tally, number, min(ROUND, inputs or ROUND), started + seconds)
+        _round(parser.name, inputs_of, worker, tally, number, min(ROUND, inputs or ROUND), started + seconds)
         number += 1
     tally.seconds = time.monotonic() - started
     return tally
 
 
-def _round(parser: Parser, worker: Worker, tally: Tally, number: int, n_inputs: int, until: float) -> None:
+def _round(
+    name: str, inputs: SearchStrategy[Files], worker: Worker, tally: Tally, number: int, n_inputs: int, until: float
+) -> None:
     wanted: list[str] = []  # the signature that hypothesis shrinks, once there is one
 
     @seed(number)
@@ -54,12 +58,12 @@ def _round(parser: Parser, worker: Worker, tally: Tally, number: int, n_inputs: 
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )
-    @given(parser.inputs())
+    @given(inputs)
     def one(files: Files) -> None:
         if time.monotonic() > until:
             return
         begun = time.monotonic()
-        verdict = worker.attempt(parser.name, files)
+        verdict = worker.attempt(name, files)
         tally.tried += 1
         tally.slowest = max(tally.slowest, time.monotonic() - begun)
         tally.refused += verdict.kind == "refused"
