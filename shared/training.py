@@ -254,8 +254,9 @@ class Record:
 def _is_record(row: dict) -> bool:
     """Whether a row of log.csv has a step and numbers alone."""
     try:
-        numbers = [float(value) for value in row.values() if value not in (None, "")]
-        return 0 <= int(row["step"]) < 2**63 and all(map(math.isfinite, numbers)) and None not in row
+        for value in row.values():
+            float(value or 0)
+        return 0 <= int(row["step"]) < 2**63
     except (KeyError, TypeError, ValueError):
         return False
 
