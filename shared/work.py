@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.errors import UserError
+from shared.errors import UserError, printable
 
 log = logging.getLogger("work")
 
@@ -64,10 +64,15 @@ class Step:
 
     With `keep_before`, a finished step of another fingerprint is moved to `<folder>.before` until this one is finished:
     `build_units` takes from there what has not changed.
+
+    With `strict`, nothing may be skipped: what a part skipped, now or before, raises UserError.
     """
 
-    def __init__(self, folder: Path, depends: dict, fresh: bool = False, keep_before: bool = False):
+    def __init__(
+        self, folder: Path, depends: dict, fresh: bool = False, keep_before: bool = False, strict: bool = False
+    ):
         self.folder = folder
+        self._strict = strict
         self._before = folder.with_name(f"{folder.name}.before")
         self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **depends})
         self._depends = depends
@@ -86,6 +91,7 @@ class Step:
         if keep_before and (fresh or self.done):
             _remove(self._before)
         if self.done:
+            self.refuse_skipped(self.manifest["skipped"])
             log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
 
     @property
@@ -106,8 +112,10 @@ class Step:
             log.info("%s: goes on, %d of %d parts are there", self.folder, kept, n_parts)
         for k in range(n_parts):
             if self._part_path(k, "skipped", ".json").exists():
+                self.refuse_skipped(json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8")))
                 continue
             tables, skipped = build(k)
+            self.refuse_skipped(skipped)
             for name, table in tables.items():
                 _write_table(self._part_path(k, name, _suffix(table)), table)
             write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
@@ -143,6 +151,7 @@ class Step:
                     tables, faults = {name: table[before[marks[k]]] for name, table in tables_before.items()}, []
                 else:
                     tables, faults = build(k)
+                    self.refuse_skipped(faults)
                 units.append(("" if faults else marks[k], len(next(iter(tables.values())))))
                 built.append(tables)
                 skipped += faults
@@ -196,6 +205,14 @@ class Step:
         """(N, D) float32, memory-mapped, where it has rows."""
         return _read_table(self.folder / "vectors.npy")
 
+    def refuse_skipped(self, skipped: list[dict]) -> None:
+        """Raises UserError for the first of what was skipped, where the step is strict."""
+        if self._strict and skipped:
+            raise UserError(
+                f"{printable(skipped[0]['media_id'])}: {skipped[0]['reason']}. --strict stops here; without it such files are "
+                "left out, and listed at the end."
+            )
+
     def _part_path(self, k: int, name: str, suffix: str) -> Path:
         return self.folder / "parts" / f"{k:05d}.{name}{suffix}"
 
@@ -212,15 +229,6 @@ class Step:
                 **(facts or {}),
             },
         )
-        if skipped:
-            log.warning(
-                "%s: %d skipped, for example %s (%s); all are in %s",
-                self.folder,
-                len(skipped),
-                skipped[0]["media_id"],
-                skipped[0]["reason"],
-                self._manifest_path,
-            )
 
 
 def read_step(folder: Path) -> Step:

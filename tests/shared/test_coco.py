@@ -9,11 +9,30 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
+from shared import coco
+from shared import dataset as reader
 from shared.check import main as check
-from shared.coco import read_coco, read_coco_file
-from shared.dataset import coco_files, read_dataset, read_media, train_and_validation
+from shared.dataset import coco_files, train_and_validation
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
+from tests.limits import LIMITS
+
+
+def read_dataset(root):
+    return reader.read_dataset(root, LIMITS)
+
+
+def read_media(root):
+    return reader.read_media(root, LIMITS)[0]
+
+
+def read_coco(paths):
+    return coco.read_coco(paths, LIMITS.max_coco_bytes)
+
+
+def read_coco_file(path):
+    return coco.read_coco_file(path, LIMITS.max_coco_bytes)
+
 
 CATEGORIES = [{"id": 7, "name": "bag"}, {"id": 3, "name": "käse"}]
 

@@ -6,16 +6,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shared.dataset import (
-    annotation_path,
-    item_of_instance,
-    read_dataset,
-    read_media,
-    split_parts,
-    train_and_validation,
-)
+from shared import dataset as reader
+from shared.dataset import annotation_path, item_of_instance, split_parts, train_and_validation
 from shared.errors import UserError
 from tests.drawing import COLOURS, LABELLED_FRAMES, product_box
+from tests.limits import LIMITS
+
+
+def read_dataset(root):
+    return reader.read_dataset(root, LIMITS)
+
+
+def read_media(root):
+    return reader.read_media(root, LIMITS)[0]
 
 
 def touch(root, *names):

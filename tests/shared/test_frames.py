@@ -10,12 +10,13 @@ from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames, read_picture, write_jpeg
 from tests.drawing import LABELLED_FRAMES, numbered_frame
+from tests.limits import LIMITS
 
 MANY = 10**8
 
 
 def extract(data, work, fresh=False, max_pixels=MANY):
-    return extract_labelled_frames(read_dataset(data), work, max_pixels, fresh)
+    return extract_labelled_frames(read_dataset(data, LIMITS), work, max_pixels, fresh)
 
 
 def test_every_labelled_photo_and_frame_gets_its_picture(tiny_data, tmp_path):
@@ -25,7 +26,7 @@ def test_every_labelled_photo_and_frame_gets_its_picture(tiny_data, tmp_path):
     assert pictures.sort_values(["media_id", "frame_index"]).index.tolist() == list(range(len(pictures)))
     photos = pictures[pictures.media_id.str.contains("/image/")]
     assert photos.picture.tolist() == [str(tiny_data / media_id) for media_id in photos.media_id]
-    labels = read_dataset(tiny_data).labels.set_index(["media_id", "frame_index"])
+    labels = read_dataset(tiny_data, LIMITS).labels.set_index(["media_id", "frame_index"])
     for row in pictures[pictures.media_id.str.endswith(".mp4")].itertuples():
         image = read_picture(row.picture, MANY).astype(int)
         x1, y1, x2, y2 = labels.loc[[(row.media_id, row.frame_index)], ["x1", "y1", "x2", "y2"]].iloc[0].astype(int)
