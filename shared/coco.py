@@ -205,7 +205,7 @@ def _find_pictures(folder: Path, images: dict[int, _Image]) -> tuple[dict[int, P
             found[image_id] = picture
             seen.add(picture)
             continue
-        lost.append((printable(image.file_name), f"image {image_id}: {fault}"))
+        lost.append((printable(image.file_name) or f"image {image_id}", f"image {image_id}: {fault}"))
     return found, lost
 
 
