@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from shared.cli import run_entry
+from shared.cli import DEFAULT_CONFIG, run_entry
 from shared.coco import CocoFile, read_coco_file
+from shared.config import load_config
 from shared.dataset import coco_files
 from shared.errors import UserError
 from shared.work import Step, held, read_step, write_json
@@ -26,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the results go")
     parser.add_argument("--data", type=Path, help="a COCO file, whose ids are taken (default: ids are made)")
     options = parser.parse_args(argv)
-    file = one_coco_file(options.data) if options.data else None
     if not options.work.is_dir():
         raise UserError(f"{options.work}: no such work folder. Run `bash run.sh infer --stage detect` first.")
+    file = one_coco_file(options.data, max_coco_bytes(options.work)) if options.data else None
     for path in (options.out, *([] if file else [images_path(options.out)])):
         if path.exists():
             raise UserError(f"{path}: is there already. Move it away, or name another --out.")
@@ -57,17 +58,21 @@ def images_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.images.json")
 
 
-def one_coco_file(data: Path) -> CocoFile:
+def max_coco_bytes(work: Path) -> int:
+    """The limit by which the run was made, in whose config it stands."""
+    made_with = work / "config.yaml"
+    return load_config(made_with if made_with.is_file() else DEFAULT_CONFIG).data.max_coco_bytes
+
+
+def one_coco_file(data: Path, max_bytes: int) -> CocoFile:
     """The COCO file that `data` is or holds. Raises UserError where it is none or several, or does not fit in some place."""
     files = coco_files(data)
     if len(files) != 1:
         found = ", ".join(path.name for path in files) or "none"
         raise UserError(f"{data}: expected one COCO file, whose ids the results get, found {found}. Name one, or none.")
-    file = read_coco_file(files[0])
-    if file.problems:
-        raise UserError(
-            f"{file.path}: {len(file.problems)} entries do not fit, for example {file.problems[0]}. Mend it."
-        )
+    file = read_coco_file(files[0], max_bytes)
+    if faults := [fault for _, fault in file.lost] + file.problems:
+        raise UserError(f"{file.path}: {len(faults)} entries do not fit, for example {faults[0]}. Mend it.")
     return file
 
 

@@ -10,8 +10,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
-from shared.catalogue import catalogue_media
-from shared.cli import config_of, parse_options, run_entry, use_threads
+from shared.catalogue import catalogue_media, tell_skipped
+from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
 from shared.config import Config, save_config
 from shared.dataset import media_fingerprint
 from shared.media import MediaError, read_frames, read_photo
@@ -36,7 +36,7 @@ COLUMNS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse_options("Detect the products in photos and videos (stage 1).", argv)
+    options = parse_options("Detect the products in photos and videos (stage 1).", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
     weights = options.weights / "detector"
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
     with locked(options.work):
         save_config(options.work, config)
-        media_step = catalogue_media(options.data, options.work, config.data.max_pixels, options.fresh)
+        media_step = catalogue_media(options.data, options.work, config.data, options.fresh, options.strict)
         media = media_step.table("table")
         shared_settings = {
             "weights": description["sha256"],
@@ -76,10 +76,12 @@ def main(argv: list[str] | None = None) -> None:
                 {**of_kind, "parts": "by item", "media": media_fingerprint(rows)},
                 options.fresh,
                 keep_before=True,
+                strict=options.strict,
             )
             for kind, of_kind, rows in (("photos", photo_settings, photos), ("videos", video_settings, videos))
         )
         if photo_step.done and video_step.done:
+            tell_skipped(options.work)
             return
         least = 0.0 if settings.keep_best_photo_box else settings.photo_score
         model, architecture = load_detector(weights, least_score=min(least, settings.video_score), **chosen)
@@ -96,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
                     size,
                     lambda part, detect=detect: detect(model, architecture.categories, part, config),
                 )
+        tell_skipped(options.work)
 
 
 def build_detections(step: Step, settings: dict, media: pd.DataFrame, items_per_part: int, detect) -> None:

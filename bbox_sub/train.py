@@ -31,6 +31,7 @@ from shared.frames import extract_labelled_frames
 from shared.processes import from_main, several_processes
 from shared.progress import progress_bar
 from shared.training import (
+    LIMITS,
     RUN_KEYS,
     Best,
     Checkpoint,
@@ -85,13 +86,13 @@ def prepare(
         "starts": starts,
         "judged_at": [config.detect.video_short_side, config.detect.max_side],
         "seed": config.seed,
-        "data": config.data.model_dump(),
+        "data": config.data.model_dump(exclude=LIMITS),
         **content_fingerprint(used),
     }
     if finished(folder, depends) and not options.fresh:
         log.info("%s: reused, it was trained with this config on this data", folder)
         return None
-    cut = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
+    cut = extract_labelled_frames(used, options.work, config.data, options.fresh)
     sides = [pictures_of(part, cut, config) for part in parts]
     for pictures, name in zip(sides, ("training", "validation"), strict=True):
         if not pictures:

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Compare frame readers on a data set's videos.", argv)
     config = config_of(options)
     use_threads(config.threads)
-    media = read_media(options.data)
+    media = read_media(options.data, config.data)[0]
     print(f"{'video':40} {'OpenCV / ours':>14} {'equal pixels':>13}")
     for path in media[media.kind == "video"].path[:VIDEOS]:
         seconds, frames = {}, {}

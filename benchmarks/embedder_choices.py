@@ -85,11 +85,12 @@ def main(argv: list[str] | None = None) -> None:
         argv,
         ("--only", "the base and this choice (again for more; default: all)", {"action": "append"}),
     )
-    trees = choices(config_of(options))
+    config = config_of(options)
+    trees = choices(config)
     unknown = sorted(set(options.only or []) - set(trees))
     if unknown:
         raise UserError(f"--only: expected some of {', '.join(trees)}, found {', '.join(unknown)}.")
-    dataset = read_dataset(options.data)
+    dataset = read_dataset(options.data, config.data)
     trained = tuple(trees["as configured"]["embed_train"]["parts"])  # by the first letters of their names
     parts = sorted(part for part in set(dataset.media.part) if not part.startswith(trained))
     if not parts:

@@ -44,7 +44,7 @@ def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.n
 
 def score_histograms(data: Path, config: Config) -> dict:
     """The baseline's score, as `metric_sub.score.score_result` gives it. Raises UserError where there is no label."""
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, config.data)
     if dataset.labels.empty:
         raise UserError(f"{data}: no labelled box. The baseline needs image_annotation/ and video_annotation/.")
     boxes, vectors = describe_boxes(dataset, config)

@@ -26,7 +26,7 @@ from shared.config import Match, Score
 from shared.dataset import named_parts, read_dataset
 from shared.decimals import three_decimals
 from shared.errors import UserError
-from shared.frames import refuse_problems
+from shared.fit import settle_problems
 from shared.tables import Dataset
 from shared.work import locked, read_step, write_json
 
@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     use_threads(config.threads)
     with locked(options.work):
-        dataset = named_parts(read_dataset(options.data), options.part, options.data)
-        refuse_problems(dataset)
+        dataset = named_parts(read_dataset(options.data, config.data), options.part, options.data)
+        settle_problems(dataset.problems, config.data.on_error, options.work / "evaluation" / "left_out.json")
         boxes = labelled_boxes(dataset, config.frames)
         boxes, vectors, colours = describe_boxes(
             boxes, config, options.weights, options.work / "evaluation" / "vectors", options.fresh

@@ -23,7 +23,7 @@ from metric_sub.result import build_result, check_result
 from metric_sub.score import LEVELS, Truth, score_result
 from metric_sub.settings import Settings, SettingsSearch, values_to_try
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, Detect, Match
+from shared.config import Config, Match
 from shared.dataset import named_parts, read_dataset, refuse_other_media, warn_of_training
 from shared.decimals import three_decimals
 from shared.errors import UserError
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     use_threads(config.threads)
     with locked(options.work):
-        boxes, dataset = read_boxes(options.data, options.work, options.part, config.detect)
+        boxes, dataset = read_boxes(options.data, options.work, options.part, config)
         warn_of_training(dataset, [*config.detector_train.parts, *config.embed_train.parts])
         answer = calibrate(boxes, dataset, config, options.precision)
         answer = {"data": str(options.data), "parts": sorted(set(dataset.media.part)), **answer}
@@ -121,7 +121,7 @@ def _precision(text: str) -> float:
     return value
 
 
-def read_boxes(data: Path, work: Path, parts: list[str] | None, detect: Detect) -> tuple[Boxes, Dataset]:
+def read_boxes(data: Path, work: Path, parts: list[str] | None, config: Config) -> tuple[Boxes, Dataset]:
     """What infer left in a work folder, and the data set that it was run on; of `parts` alone, where they are named.
 
     Raises UserError where infer was not run to its end, was run on other data, or with other thresholds than the config's.
@@ -137,13 +137,13 @@ def read_boxes(data: Path, work: Path, parts: list[str] | None, detect: Detect) 
         ("video_score", "videos", "score"),
         ("keep_best_photo_box", "photos", "keep_best"),
     ):
-        made_with, wanted = found[kind].manifest["depends"][name], getattr(detect, key)
+        made_with, wanted = found[kind].manifest["depends"][name], getattr(config.detect, key)
         if made_with != wanted:
             raise UserError(
                 f"{found[kind].folder}: made with detect.{key} {made_with}, the config says {wanted}. Run infer with this "
                 f"config first, or name the one that it was run with: --config {work / 'config.yaml'}."
             )
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, config.data)
     refuse_other_media(dataset, media, data)
     dataset = named_parts(dataset, parts, data)
     sides = [side for kind in ("photos", "videos") for side in _of_media(embedded[kind], dataset)]

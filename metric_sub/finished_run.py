@@ -7,7 +7,7 @@ import pandas as pd
 
 from metric_sub.result import build_result, check_result, read_result
 from metric_sub.score import Truth, score_result
-from shared.config import Match, Score
+from shared.config import Data, Match, Score
 from shared.dataset import read_dataset, refuse_other_media
 from shared.errors import UserError
 from shared.tables import Dataset
@@ -33,11 +33,11 @@ class Run:
     skipped: dict[str, str]
 
 
-def read_run(root: Path, work: Path) -> Run:
+def read_run(root: Path, work: Path, limits: Data) -> Run:
     """Reads data and work folder. Raises UserError where a step is not finished or the two do not belong together."""
     media_step, match_step = read_step(work / "media"), read_step(work / "matches")
     media = media_step.table("table")
-    data = read_dataset(root)
+    data = read_dataset(root, limits)
     refuse_other_media(data, media_step, root)
     rule = match_step.manifest["depends"]
     if missing := set(Match.model_fields) - rule.keys():

@@ -21,7 +21,8 @@ from metric_sub.rerank import expand_queries, nearest_reciprocal
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
-from shared.cli import config_of, parse_options, run_entry, use_threads
+from shared.catalogue import tell_skipped
+from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
@@ -36,7 +37,7 @@ ITEMS_PER_PART = {"photos": 16, "videos": 4}
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse_options("Match items and videos (stage 2).", argv)
+    options = parse_options("Match items and videos (stage 2).", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
     refuse_unfit_index(config, options.weights)
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         log.info(
             "%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json"
         )
+        tell_skipped(options.work)
 
 
 def refuse_unfit_index(config: Config, weights: Path) -> None:

@@ -26,7 +26,7 @@ from shared.config import Config, Match, Score
 from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.decimals import three_decimals
 from shared.errors import UserError
-from shared.frames import refuse_problems
+from shared.fit import settle_problems
 from shared.tables import Dataset
 from shared.work import locked, write_json, write_whole
 
@@ -76,9 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     folder = options.work / "evaluation"
     trained = read_trained(config, options.weights)
     with locked(options.work):
-        dataset = named_parts(read_dataset(options.data), options.part, options.data)
+        dataset = named_parts(read_dataset(options.data, config.data), options.part, options.data)
         warn_of_training(dataset, config.embed_train.parts)
-        refuse_problems(dataset)
+        settle_problems(dataset.problems, config.data.on_error, folder / "left_out.json")
         boxes = labelled_boxes(dataset, config.frames)
         Sides.of(boxes)  # before the work, where there is nothing to ask
         boxes, vectors, colours = describe_boxes(boxes, config, options.weights, folder / "vectors", options.fresh)

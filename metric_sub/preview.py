@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(config.threads)
     path = options.out or options.work / "preview.png"
     with locked(options.work / "preview"):  # a training on the same work folder is not disturbed
-        crops = some_crops(read_dataset(options.data), config, options.work / "preview", options.fresh)
+        crops = some_crops(read_dataset(options.data, config.data), config, options.work / "preview", options.fresh)
         sheet = draw_sheet(blocks_of(crops, config, config.embedders[0]))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda beside: sheet.save(beside, format="PNG"))
@@ -77,7 +77,7 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
     drawn = n_kinds.sample(frac=1, random_state=config.seed).sort_values(ascending=False, kind="stable")
     shown = boxes[boxes["product"].isin(drawn.index[:N_PRODUCTS])]
     part = part.of_media(part.media.media_id.isin(shown.media_id))
-    pictures = extract_labelled_frames(part, folder, config.data.max_pixels, fresh)
+    pictures = extract_labelled_frames(part, folder, config.data, fresh)
     return cut_training_crops(part, pictures, config, folder, fresh)
 
 

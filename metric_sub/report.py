@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     n_threads = use_threads(config.threads)
     with held(options.work, shared=True):
-        run = read_run(options.data, options.work)
+        run = read_run(options.data, options.work, config.data)
         score = score_run(run, config.score)
         cards = build_cards(run, score, config, n_threads)
         page = render_page(options.data.resolve().name, run, score, cards, read_curves(options.weights))
@@ -116,7 +116,7 @@ def render_page(title: str, run: Run, score: dict | None, cards: list[Card], cur
         rule=run.rule,
         rule_keys=list(Match.model_fields),
         skipped=sorted(run.skipped.items()),
-        problems=run.data.problems,
+        problems=[(problem.path, problem.fault) for problem in run.data.problems],
         script_hash=base64.b64encode(hashlib.sha256((folder / "report.js").read_bytes()).digest()).decode("ascii"),
     )
 

@@ -15,6 +15,7 @@ from metric_sub.compare import compare_scores, compare_table
 from metric_sub.result import ResultBox, ResultEntry, read_result
 from shared.boxes import pairwise_iou
 from shared.cli import config_of, parse_options, run_entry
+from shared.config import Data
 from shared.dataset import read_dataset
 from shared.decimals import three_decimals
 from shared.errors import UserError
@@ -301,10 +302,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     if options.compare and options.result:
         raise UserError("--compare names both results: expected no --result beside it. Leave one of the two out.")
-    settings = config_of(options).score
+    config = config_of(options)
+    settings = config.score
     paths = options.compare or [options.result or options.work / "result.json"]
     results = [read_result(path) for path in paths]
-    truth = read_truth(options.data)
+    truth = read_truth(options.data, config.data)
     for path, result in zip(paths, results, strict=True):
         _refuse_strangers(path, result, truth, options.data)
     scores = [score_result(result, truth, **settings.model_dump()) for result in results]
@@ -329,9 +331,9 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{options.out}: cannot be written ({error.strerror}). Name another --out.") from None
 
 
-def read_truth(data: Path) -> Truth:
+def read_truth(data: Path, limits: Data) -> Truth:
     """What the annotations of a data set say. Raises UserError where it has none."""
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, limits)
     if dataset.problems:
         log.warning("%d annotations do not fit and are left out; `bash run.sh check` lists them", len(dataset.problems))
     if dataset.labelled.empty:

@@ -41,6 +41,7 @@ from shared.frames import extract_labelled_frames
 from shared.processes import from_main, gather_rows, several_processes
 from shared.progress import progress_bar
 from shared.training import (
+    LIMITS,
     RUN_KEYS,
     Best,
     Checkpoint,
@@ -92,7 +93,7 @@ def prepare(
             "pretrained": pretrained_sha256(model.pretrained),
             "embed": config.embed.model_dump(exclude=INFERENCE_KEYS),
             "train": _decisive(config.train_of(model)),
-            "data": config.data.model_dump(),
+            "data": config.data.model_dump(exclude=LIMITS),
             **content_fingerprint(used),
         }
         if finished(options.weights / model.name, depends) and not options.fresh:
@@ -101,7 +102,7 @@ def prepare(
             left.append((model, depends))
     if not left:
         return [], None, None
-    pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, fresh=False)
+    pictures = extract_labelled_frames(used, options.work, config.data, fresh=False)
     crops = cut_training_crops(used, pictures, config, options.work, options.fresh)
     train_crops, validation_crops = (
         crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts

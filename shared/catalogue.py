@@ -1,14 +1,21 @@
 """The step media/: every photo and video of a data set with its size, and those that cannot be read on record."""
 
+import json
+import logging
 from pathlib import Path
 
 import pandas as pd
 
+from shared.config import Data
 from shared.dataset import read_media
+from shared.errors import printable
 from shared.media import MediaError, probe_photo, probe_video
 from shared.progress import progress_bar
-from shared.work import Step, chunks, table_fingerprint
+from shared.work import Step, chunks, table_fingerprint, write_json
 
+log = logging.getLogger("media")
+
+STEPS = ("media", "detections/photos", "detections/videos", "embeddings/photos", "embeddings/videos")
 MEDIA_PER_PART = 500
 COLUMNS = {
     "media_id": "str",
@@ -26,20 +33,47 @@ COLUMNS = {
 }
 
 
-def catalogue_media(root: Path, work: Path, max_pixels: int, fresh: bool) -> Step:
-    """The finished step <work>/media: table `table` with COLUMNS, sorted by media_id; unreadable files are in its manifest."""
-    found = read_media(root)
-    step = Step(work / "media", {"media": table_fingerprint(found), "max_pixels": max_pixels}, fresh)
+def tell_skipped(work: Path) -> None:
+    """Writes <work>/skipped.json, a list of {step, media_id, reason} of all that the finished steps of inference skipped, and
+    logs how many there are, where there are any."""
+    skipped = [
+        {"step": name, **entry}
+        for name in STEPS
+        if (work / name / "manifest.json").is_file()
+        for entry in json.loads((work / name / "manifest.json").read_text(encoding="utf-8"))["skipped"]
+    ]
+    write_json(work / "skipped.json", skipped)
+    if skipped:
+        log.warning(
+            "%d skipped, for example %s (%s); all are in %s",
+            len(skipped),
+            printable(skipped[0]["media_id"]),
+            skipped[0]["reason"],
+            work / "skipped.json",
+        )
+
+
+def catalogue_media(root: Path, work: Path, data: Data, fresh: bool, strict: bool) -> Step:
+    """The finished step <work>/media: table `table` with COLUMNS, sorted by media_id.
+
+    What cannot be used is in its manifest: files that cannot be read, and what stands among the media and is none.
+    """
+    found, problems = read_media(root, data)
+    max_pixels = data.max_pixels
+    skipped = [{"media_id": problem.media_id, "reason": problem.fault} for problem in problems]
+    depends = {"media": table_fingerprint(found), "left_out": skipped, "max_pixels": max_pixels}
+    step = Step(work / "media", depends, fresh, strict=strict)
     if not step.done:
-        parts = chunks(len(found), MEDIA_PER_PART)
-        done = step.standing(len(found), MEDIA_PER_PART)
-        with progress_bar(total=len(found), title="media", unit="file", done=done) as bar:
-            step.build_parts(len(parts), lambda k: _probe(found[parts[k]], max_pixels, bar))
-        step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)})
+        parts = [slice(0, 0), *chunks(len(found), MEDIA_PER_PART)]  # the first is what is left out by its name
+        with progress_bar(total=len(found), title="media", unit="file") as bar:
+            step.build_parts(
+                len(parts), lambda k: _probe(found[parts[k]], max_pixels, step, bar) if k else (_table([]), skipped)
+            )
+        step.finish(len(parts), ["table"], _table([]))
     return step
 
 
-def _probe(rows: pd.DataFrame, max_pixels: int, bar) -> tuple[dict, list[dict]]:
+def _probe(rows: pd.DataFrame, max_pixels: int, step: Step, bar) -> tuple[dict, list[dict]]:
     probed, skipped = [], []
     for row in rows.itertuples(index=False):
         try:
@@ -48,5 +82,10 @@ def _probe(rows: pd.DataFrame, max_pixels: int, bar) -> tuple[dict, list[dict]]:
         except MediaError as error:
             skipped.append({"media_id": row.media_id, "reason": str(error)})
             bar.skip()
+            step.refuse_skipped(skipped)
         bar.update()
-    return {"table": pd.DataFrame(probed, columns=list(COLUMNS)).astype(COLUMNS)}, skipped
+    return _table(probed), skipped
+
+
+def _table(rows: list[tuple]) -> dict[str, pd.DataFrame]:
+    return {"table": pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)}

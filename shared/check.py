@@ -5,89 +5,71 @@ Prints a table of what is there and every fault found; exits 1 if there is one.
 
 import sys
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from shared.boxes import clip_boxes
 from shared.cli import config_of, parse_options, run_entry
-from shared.dataset import annotation_path, coco_files, read_dataset
-from shared.media import MediaError, probe_video, read_photo
+from shared.config import Config
+from shared.dataset import read_dataset
+from shared.fit import misplaced_labels, problems_of_media
+from shared.frames import labelled_images, lacking
+from shared.media import MediaError, probe_video
 from shared.progress import progress_bar
-from shared.tables import BOX, SINGLE_PART, Dataset
-
-OVERRUN_PX = 2  # labels may pass the picture's edge by rounding; more means that they belong to another picture
+from shared.tables import Dataset, Problem
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_options("Look through a data set.", argv)
-    dataset = read_dataset(options.data)
-    sizes, faults = read_all(dataset, config_of(options).data.max_pixels)
-    faults += dataset.problems + misplaced_labels(dataset, sizes)
-    if not coco_files(options.data):
-        faults += orphans(options.data, dataset)
-    print(table_of(dataset, faults))
-    for path, fault in faults:
-        print(f"{path}: {fault}")
-    sys.exit(1 if faults else 0)
+    config = config_of(options)
+    dataset = read_dataset(options.data, config.data)
+    sizes, faults = read_all(dataset, config.data.max_pixels)
+    misplaced = misplaced_labels(dataset, sizes)
+    faults += zip(misplaced.media_id, misplaced.fault, strict=True)
+    problems = dataset.problems + problems_of_media(dataset, faults) + unknown_labels(dataset, config)
+    print(table_of(dataset, problems))
+    for problem in problems:
+        print(f"{problem.path}: {problem.fault}")
+    sys.exit(1 if problems else 0)
 
 
-def read_all(dataset: Dataset, max_pixels: int) -> tuple[dict[str, tuple[int, int, int]], list[tuple[str, str]]]:
-    """Every photo decoded, every video's first frame and packets: media_id -> (width, height, n_frames), and the faults."""
-    sizes, faults = {}, []
+def read_all(dataset: Dataset, max_pixels: int) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Decodes every photo, every labelled frame, and of a video without labels the first frame and the packets.
+
+    Gives media_id, frame_index, width, height of all labelled pictures that can be read, and (media_id, fault) of what cannot.
+    """
+    sizes, faults = [], []
+    labelled = dataset.labelled.groupby("media_id").frame_index.apply(list).to_dict()
     with progress_bar(total=len(dataset.media), title="check", unit="file") as bar:
         for row in dataset.media.itertuples():
+            wanted = labelled.get(row.media_id, [0] if row.kind == "photo" else [])
+            missing = set(wanted)
             try:
-                if row.kind == "photo":
-                    height, width = read_photo(row.path, max_pixels).shape[:2]
-                    sizes[row.media_id] = width, height, 1
-                else:
-                    info = probe_video(row.path, max_pixels)
-                    sizes[row.media_id] = info.width, info.height, info.n_frames
+                if not wanted:
+                    probe_video(row.path, max_pixels)
+                for index, image_rgb in labelled_images(row, wanted, max_pixels) if wanted else ():
+                    sizes.append((row.media_id, index, image_rgb.shape[1], image_rgb.shape[0]))
+                    missing.discard(index)
+                if missing:
+                    faults.append((row.media_id, lacking(missing)))
             except MediaError as error:
-                faults.append((row.path, str(error)))
+                faults.append((row.media_id, str(error)))
             bar.update()
-    return sizes, faults
+    sizes = pd.DataFrame(sizes, columns=["media_id", "frame_index", "width", "height"])
+    return sizes.astype({"media_id": "str"}), faults
 
 
-def misplaced_labels(dataset: Dataset, sizes: dict[str, tuple[int, int, int]]) -> list[tuple[str, str]]:
-    """Labelled boxes that pass their picture's edge by more than OVERRUN_PX, and labelled frames that the video does not have."""
-    paths = dataset.media.set_index("media_id").path
-    faults = [
-        (paths[row.media_id], f"frame {row.frame_index} is labelled, the video has {sizes[row.media_id][2]}")
-        for row in dataset.labelled.itertuples()
-        if row.media_id in sizes and not 0 <= row.frame_index < sizes[row.media_id][2]
+def unknown_labels(dataset: Dataset, config: Config) -> list[Problem]:
+    """Labels that a detector of several categories lacks: no training can begin with them."""
+    categories, aliases = config.detector.categories, config.data.label_aliases
+    names = set(dataset.labels.label.map(lambda label: aliases.get(label, label)))
+    return [
+        Problem(f"label {name!r}", "is not in detector.categories; add it there or under data.label_aliases", ".")
+        for name in sorted(names - set(categories))
+        if len(categories) > 1
     ]
-    labels = dataset.labels[dataset.labels.media_id.isin(list(sizes))]
-    boxes = labels[BOX].to_numpy()
-    width, height = np.array([sizes[media_id][:2] for media_id in labels.media_id], np.float32).reshape(-1, 2).T
-    overrun = abs(boxes - clip_boxes(boxes, width, height)).max(axis=1, initial=0) > OVERRUN_PX
-    for row in labels[overrun].itertuples():
-        size = sizes[row.media_id][:2]
-        faults.append(
-            (
-                paths[row.media_id],
-                f"frame {row.frame_index}: box {[row.x1, row.y1, row.x2, row.y2]} leaves the picture of {size[0]} x {size[1]}",
-            )
-        )
-    return faults
 
 
-def orphans(root: Path, dataset: Dataset) -> list[tuple[str, str]]:
-    """Annotation files that belong to no photo or video."""
-    known = {annotation_path(root, row.media_id, row.part) for row in dataset.media.itertuples()}
-    folders = [root if part == SINGLE_PART else root / part for part in sorted(set(dataset.media.part))]
-    found = [
-        path
-        for folder in folders
-        for kind in ("image", "video")
-        for path in sorted((folder / f"{kind}_annotation").rglob("*.json"))
-    ]
-    return [(str(path), "no photo or video belongs to this annotation") for path in found if path not in known]
-
-
-def table_of(dataset: Dataset, faults: list[tuple[str, str]]) -> str:
+def table_of(dataset: Dataset, faults: list[Problem]) -> str:
     """The counts, part by part and in all, and the labels."""
     part_of = dataset.media.set_index("media_id")["part"]
     rows = {}

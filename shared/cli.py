@@ -14,6 +14,7 @@ from shared.config import Config, load_config
 from shared.errors import UserError
 from shared.journal import EVENTS
 
+STRICT = "--strict", "stop at the first file that cannot be used, with exit 1", {"action": "store_true"}
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "cpu.yaml"
 
 

@@ -4,6 +4,7 @@ A file's pictures stand in its folder or in images/ beside it, as file_name says
 height and become x1, y1, x2, y2; a crowd's box (iscrowd 1) is no object's box and is left out.
 """
 
+import json
 import logging
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -11,15 +12,32 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, ValidationError
 
-from shared.errors import UserError, first_fault
-from shared.parse import parse_json
-from shared.tables import MEDIA_COLUMNS, SINGLE_PART, Dataset, label_table, labelled_table, media_row
+from shared.errors import UserError, first_fault, printable
+from shared.json_files import read_json_text
+from shared.tables import (
+    MEDIA_COLUMNS,
+    SINGLE_PART,
+    Dataset,
+    Pixel,
+    Problem,
+    label_table,
+    labelled_table,
+    media_row,
+)
 
 log = logging.getLogger("coco")
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[Pixel, Field(strict=True)]
+
+
+def _encodable(text: str) -> str:
+    text.encode()  # half of a surrogate pair, which JSON can escape, fits no table; UnicodeEncodeError is a ValueError
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_encodable)]
 
 
 class _File(BaseModel):
@@ -30,12 +48,12 @@ class _File(BaseModel):
 
 class _Image(BaseModel):
     id: StrictInt
-    file_name: StrictStr
+    file_name: Text
 
 
 class _Category(BaseModel):
     id: StrictInt
-    name: StrictStr
+    name: Text
 
 
 class _Annotation(BaseModel):
@@ -51,7 +69,8 @@ class CocoFile:
     """What a COCO file holds, ids as they stand there.
 
     pictures: image id -> the picture's file. categories: category id -> name. boxes: image id -> (name, x1, y1, x2, y2) of
-    every box. labelled: whether the file has annotations. n_crowd: boxes left out. problems: what does not fit, in words.
+    every box. labelled: whether the file has annotations. n_crowd: boxes left out. lost: (file name, why) of the pictures that
+    cannot be used. problems: what else does not fit, in words.
     """
 
     path: Path
@@ -60,10 +79,11 @@ class CocoFile:
     boxes: dict[int, list[tuple]]
     labelled: bool
     n_crowd: int
+    lost: list[tuple[str, str]]
     problems: list[str]
 
 
-def read_coco(paths: list[Path]) -> Dataset:
+def read_coco(paths: list[Path], max_bytes: int) -> Dataset:
     """The data set of COCO files of one folder: each is a part named by its stem; a single one is the whole.
 
     A photo's media_id and item_id are its path from the folder: every picture counts as an item of its own. What does not
@@ -72,15 +92,24 @@ def read_coco(paths: list[Path]) -> Dataset:
     folder, media, labels, labelled, problems = paths[0].absolute().parent, [], [], [], []
     part_of: dict[Path, str] = {}
     for path in paths:
-        file = read_coco_file(path)
+        file = read_coco_file(path, max_bytes)
         part = SINGLE_PART if len(paths) == 1 else path.stem
-        problems += [(str(path), problem) for problem in file.problems]
+        problems += [Problem(printable(path), fault, part, name) for name, fault in file.lost]
+        problems += [Problem(printable(path), fault, part) for fault in file.problems]
         for image_id, picture in file.pictures.items():
+            name = picture.relative_to(folder).as_posix()
+            fault = ""
             if picture in part_of:
-                problems.append((str(path), f"image {image_id}: {picture} is also in part {part_of[picture]!r}"))
+                fault = f"is also in part {part_of[picture]!r}"
+            else:
+                try:
+                    row = media_row(folder, part, "photo", name, picture)
+                except OSError as error:
+                    fault = f"cannot be read ({error.strerror})"
+            if fault:
+                problems.append(Problem(printable(path), f"image {image_id}: {picture} {fault}", part, name))
                 continue
             part_of[picture] = part
-            row = media_row(folder, part, "photo", picture.relative_to(folder).as_posix(), picture)
             media.append(row)
             if file.labelled:
                 labelled.append((row[0], 0))
@@ -88,7 +117,7 @@ def read_coco(paths: list[Path]) -> Dataset:
                 labels.append((row[0], 0, label, -1, -1, 0, "", *box))
     if not media:
         raise UserError(
-            f"{paths[0]}: names no picture that is there: {problems[0][1] if problems else 'images is empty'}. "
+            f"{paths[0]}: names no picture that is there: {problems[0].fault if problems else 'images is empty'}. "
             "Put the pictures beside it, or name another --data."
         )
     return Dataset(
@@ -99,27 +128,35 @@ def read_coco(paths: list[Path]) -> Dataset:
     )
 
 
-def read_coco_file(path: Path) -> CocoFile:
-    """One COCO file. Raises UserError where it is not JSON or has no list of images; all else is listed in `problems`."""
+def read_coco_file(path: Path, max_bytes: int) -> CocoFile:
+    """One COCO file. Raises UserError where it has more than max_bytes (data.max_coco_bytes), is not JSON or has no list of
+    images; all else is listed in `lost` and `problems`."""
     path = path.absolute()
     try:
-        whole = _File.model_validate(parse_json(path.read_bytes()))
+        text = read_json_text(path, max_bytes, "max_coco_bytes")
+    except (OSError, ValueError) as error:
+        words = f"it cannot be read: {error.strerror}" if isinstance(error, OSError) else error
+        raise UserError(f"{path}: expected a COCO file; {words}.") from None
+    try:
+        whole = _File.model_validate(json.loads(text))
     except ValidationError as error:
         raise UserError(
             f"{path}: expected a COCO file (an object with the lists images, annotations, categories); {first_fault(error)}."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: expected a COCO file, found no JSON ({error}). Restore it, or move it away."
         ) from None
     problems: list[str] = []
-    images = _by_id(whole.images, _Image, "images", problems)
+    unread: list[str] = []
+    images = _by_id(whole.images, _Image, "images", unread)
     categories = {key: entry.name for key, entry in _by_id(whole.categories, _Category, "categories", problems).items()}
     for name, count in Counter(categories.values()).items():
         if count > 1:
             problems.append(f"categories: expected a name of its own for each, found {name!r} {count} times")
     annotations = _by_id(whole.annotations or [], _Annotation, "annotations", problems)
-    pictures = _find_pictures(path.parent, images, problems)
+    pictures, lost = _find_pictures(path.parent, images)
+    lost = [(fault.partition(":")[0], fault) for fault in unread] + lost  # images[3], where it has no name
     boxes, n_crowd = defaultdict(list), 0
     for annotation in annotations.values():
         fault = _fault(annotation, images, categories)
@@ -132,7 +169,7 @@ def read_coco_file(path: Path) -> CocoFile:
             boxes[annotation.image_id].append((categories[annotation.category_id], x, y, x + width, y + height))
     if n_crowd:
         log.info("%s: %d boxes of crowds are left out", path, n_crowd)
-    return CocoFile(path, pictures, categories, boxes, whole.annotations is not None, n_crowd, problems)
+    return CocoFile(path, pictures, categories, boxes, whole.annotations is not None, n_crowd, lost, problems)
 
 
 def _by_id(entries: list[Any], model: type[BaseModel], name: str, problems: list[str]) -> dict[int, Any]:
@@ -151,24 +188,25 @@ def _by_id(entries: list[Any], model: type[BaseModel], name: str, problems: list
     return found
 
 
-def _find_pictures(folder: Path, images: dict[int, _Image], problems: list[str]) -> dict[int, Path]:
-    found, seen = {}, set()
+def _find_pictures(folder: Path, images: dict[int, _Image]) -> tuple[dict[int, Path], list[tuple[str, str]]]:
+    found, seen, lost = {}, set(), []
     for image_id, image in images.items():
         name = PurePosixPath(image.file_name)
-        if name.is_absolute() or ".." in name.parts:
-            problems.append(
-                f"image {image_id}: file_name {image.file_name!r} leaves the folder; write it from {folder}"
-            )
-            continue
-        picture = next((place / name for place in (folder, folder / "images") if _is_file(place / name)), None)
-        if picture is None:
-            problems.append(f"image {image_id}: no file {image.file_name!r} in {folder} or in images/ there")
+        leaves = name.is_absolute() or ".." in name.parts
+        places = () if leaves else (folder / name, folder / "images" / name)
+        picture = next(filter(_is_file, places), None)
+        if leaves:
+            fault = f"file_name {image.file_name!r} leaves the folder; write it from {folder}"
+        elif picture is None:
+            fault = f"no file {image.file_name!r} in {folder} or in images/ there"
         elif picture in seen:
-            problems.append(f"image {image_id}: {image.file_name!r} belongs to another image too")
+            fault = f"{image.file_name!r} belongs to another image too"
         else:
             found[image_id] = picture
             seen.add(picture)
-    return found
+            continue
+        lost.append((printable(image.file_name) or f"image {image_id}", f"image {image_id}: {fault}"))
+    return found, lost
 
 
 def _is_file(path: Path) -> bool:

@@ -50,6 +50,9 @@ class Data(Section):
     holdout: Share  # of the items, kept for validation where no folder has a name from validation_parts
     label_aliases: dict[str, str]  # another name of a label -> its name
     max_pixels: Count  # a picture or frame with more is refused
+    max_annotation_bytes: Count  # a file of one photo's or video's annotations, or items.json, with more is refused
+    max_coco_bytes: Count
+    on_error: Literal["refuse", "skip"]  # what training and evaluation do with a data set of which something does not fit
 
 
 class Detector(Section):

@@ -1,59 +1,76 @@
 """Labelled frames as pictures: each annotated frame of a training video, decoded once for both stages."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
+from shared.config import Data
 from shared.dataset import media_fingerprint
 from shared.errors import UserError
+from shared.fit import misplaced_labels, problems_of_media, settle_problems
 from shared.media import MediaError, probe_photo, read_frames, read_photo
 from shared.progress import progress_bar
 from shared.tables import Dataset
 from shared.work import Step, chunks, table_fingerprint, write_whole
 
-VIDEOS_PER_PART = 8
+PHOTOS_PER_PART, VIDEOS_PER_PART = 500, 8
+COLUMNS = {"media_id": "str", "frame_index": "int64", "picture": "str", "width": "int64", "height": "int64"}
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
-def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh: bool) -> pd.DataFrame:
+def extract_labelled_frames(dataset: Dataset, work: Path, data: Data, fresh: bool) -> pd.DataFrame:
     """A picture file for every labelled photo and frame: a table (media_id, frame_index, picture).
 
-    Photos stand for themselves; frames are written as JPEG under <work>/frames/. Frames that a video does not have are
-    left out and on record in the step's manifest. Raises UserError where annotations do not fit or nothing is labelled.
+    Photos stand for themselves; frames are written as JPEG under <work>/frames/. Every one is decoded once, so that none fails
+    hours later. Raises UserError where something of the data set does not fit, unless data.on_error is `skip`: then that is
+    left out and listed in <work>/frames/left_out.json; and where nothing is labelled.
     """
-    refuse_problems(dataset)
-    media = dataset.media[dataset.media.media_id.isin(dataset.labelled.media_id)]
-    videos = media[media.kind == "video"].reset_index(drop=True)
-    labelled = dataset.labelled[dataset.labelled.media_id.isin(videos.media_id)]
+    record = work / "frames" / "left_out.json"
+    if dataset.problems and data.on_error == "refuse":  # before any picture is decoded
+        settle_problems(dataset.problems, data.on_error, record)
+    media = dataset.media[dataset.media.media_id.isin(dataset.labelled.media_id)].reset_index(drop=True)
+    labelled = dataset.labelled[dataset.labelled.media_id.isin(media.media_id)]
     step = Step(
         work / "frames",
         {
-            "videos": media_fingerprint(videos),
+            "media": media_fingerprint(media),
             "labelled": table_fingerprint(labelled),
-            "max_pixels": max_pixels,
+            "max_pixels": data.max_pixels,
         },
         fresh,
     )
-    empty = pd.DataFrame(
-        {"media_id": pd.Series(dtype="str"), "frame_index": pd.Series(dtype="int64"), "picture": pd.Series(dtype="str")}
-    )
     if not step.done:
-        parts = chunks(len(videos), VIDEOS_PER_PART)
+        parts = [
+            of_kind.iloc[rows]
+            for of_kind, size in (
+                (media[media.kind == "photo"], PHOTOS_PER_PART),
+                (media[media.kind == "video"], VIDEOS_PER_PART),
+            )
+            for rows in chunks(len(of_kind), size)
+        ]
         wanted = labelled.groupby("media_id").frame_index.apply(list)
-        done = step.standing(len(videos), VIDEOS_PER_PART)
-        with progress_bar(total=len(videos), title="labelled frames", unit="video", done=done) as bar:
-            step.build_parts(len(parts), lambda k: _extract(videos[parts[k]], wanted, step.folder, max_pixels, bar))
-        step.finish(len(parts), ["table"], {"table": empty})
-    frames = step.table("table")
-    frames["picture"] = [str(step.folder / picture) for picture in frames.picture]
-    photos = media[media.kind == "photo"]
-    photos = pd.DataFrame({"media_id": photos.media_id, "frame_index": 0, "picture": photos.path})
-    pictures = pd.concat([photos, frames], ignore_index=True).sort_values(
-        ["media_id", "frame_index"], ignore_index=True
+        with progress_bar(total=len(media), title="labelled pictures", unit="file") as bar:
+            step.build_parts(len(parts), lambda k: _extract(parts[k], wanted, step.folder, data.max_pixels, bar))
+        step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)})
+    table = step.table("table")
+    misplaced = misplaced_labels(dataset, table.drop(columns="picture"))
+    faults = [(entry["media_id"], entry["reason"]) for entry in step.manifest["skipped"]]
+    faults += zip(misplaced.media_id, misplaced.fault, strict=True)
+    settle_problems(dataset.problems + problems_of_media(dataset, faults), data.on_error, record)
+    # Boxes of which one leaves the picture were drawn in another one: the picture is left out with all of them.
+    table = table[~_keys(table).isin(_keys(misplaced))]
+    paths = dict(zip(media.media_id, media.path, strict=True))
+    pictures = [
+        str(step.folder / row.picture) if row.picture else paths[row.media_id] for row in table.itertuples()
+    ]
+    pictures = (
+        table[["media_id", "frame_index"]]
+        .assign(picture=pd.Series(pictures, table.index, dtype="str"))
+        .sort_values(["media_id", "frame_index"], ignore_index=True)
     )
     if pictures.empty:
         raise UserError(
@@ -63,18 +80,17 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
     return pictures
 
 
-def refuse_problems(dataset: Dataset) -> None:
-    """Raises UserError that lists the first twenty annotations that do not fit."""
-    if dataset.problems:
-        lines = [f"  {path}: {problem}" for path, problem in dataset.problems[:20]]
-        raise UserError(
-            "\n".join(
-                [
-                    f"{len(dataset.problems)} annotations do not fit; mend or remove them (`bash run.sh check` lists all):",
-                    *lines,
-                ]
-            )
-        )
+def labelled_images(medium, indices: list[int], max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(frame_index, image_rgb) of a photo (0) or of a video's wanted frames, those that there are. Raises MediaError."""
+    if medium.kind == "photo":
+        yield 0, read_photo(medium.path, max_pixels)
+    else:
+        yield from read_frames(medium.path, indices, max_pixels)
+
+
+def lacking(indices: Iterable[int]) -> str:
+    """In words that a video lacks labelled frames."""
+    return f"the video has no frames {sorted(indices)}"
 
 
 def read_picture(path: str, max_pixels: int) -> np.ndarray:
@@ -104,23 +120,29 @@ def write_jpeg(path: Path, image_rgb: np.ndarray) -> None:
     write_whole(path, lambda beside: beside.write_bytes(data))
 
 
-def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: int, bar) -> tuple[dict, list[dict]]:
+def _keys(table: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(table[["media_id", "frame_index"]])
+
+
+def _extract(media: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: int, bar) -> tuple[dict, list[dict]]:
     rows, skipped = [], []
-    for video in videos.itertuples():
-        place = Path("pictures") / Path(video.media_id).with_suffix("")
-        (folder / place).mkdir(parents=True, exist_ok=True)
-        missing = set(wanted[video.media_id])
+    for medium in media.itertuples():
+        place = Path("pictures") / Path(medium.media_id).with_suffix("")
+        missing = set(wanted[medium.media_id])
         try:
-            for index, image_rgb in read_frames(video.path, wanted[video.media_id], max_pixels):
-                picture = place / f"{index}.jpg"
-                write_jpeg(folder / picture, image_rgb)
-                rows.append((video.media_id, index, str(picture)))
+            for index, image_rgb in labelled_images(medium, wanted[medium.media_id], max_pixels):
+                picture = ""
+                if medium.kind == "video":
+                    (folder / place).mkdir(parents=True, exist_ok=True)
+                    picture = str(place / f"{index}.jpg")
+                    write_jpeg(folder / picture, image_rgb)
+                height, width = image_rgb.shape[:2]
+                rows.append((medium.media_id, index, picture, width, height))
                 missing.discard(index)
+            if missing:
+                skipped.append({"media_id": medium.media_id, "reason": lacking(missing)})
         except MediaError as error:
-            skipped.append({"media_id": video.media_id, "reason": str(error)})
-            missing.clear()
-        if missing:
-            skipped.append({"media_id": video.media_id, "reason": f"the video has no frames {sorted(missing)}"})
+            skipped.append({"media_id": medium.media_id, "reason": str(error)})
         bar.update()
     bar.skip(len(skipped))
-    return {"table": pd.DataFrame(rows, columns=["media_id", "frame_index", "picture"])}, skipped
+    return {"table": pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)}, skipped

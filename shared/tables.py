@@ -2,15 +2,29 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import pandas as pd
-
-from shared.errors import UserError
+from pydantic import Field
 
 MEDIA_COLUMNS = ["media_id", "kind", "part", "item_id", "name", "path", "bytes", "mtime_ns"]
 BOX = ["x1", "y1", "x2", "y2"]  # pixels; x2 and y2 exclusive
 LABEL_COLUMNS = ["media_id", "frame_index", "label", "viewpoint", "display", "instance_id", "product_id", *BOX]
 SINGLE_PART = "."
+
+# What a table can hold and a picture can have; whatever is beyond is a mistake.
+Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Pixel = Annotated[float, Field(ge=-1_000_000, le=1_000_000)]  # NaN is not in it
+
+
+class Problem(NamedTuple):
+    """Something of a data set that does not fit and is left out: a file or folder, what is wrong with it in words, the part
+    that it belongs to. media_id: of a photo or video that is left out; '' where it is about an annotation."""
+
+    path: str
+    fault: str
+    part: str
+    media_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -18,30 +32,26 @@ class Dataset:
     """media: a row per photo and video (MEDIA_COLUMNS; kind 'photo' or 'video'; for a video item_id is its video_id).
     labels: a row per labelled box (LABEL_COLUMNS; pixels of the upright picture; product_id '' for a distractor).
     labelled: a row per annotated photo or frame (media_id, frame_index), also those without boxes.
-    kinds: item_id -> kind, from items.json. problems: (path, what is wrong) of what does not fit."""
+    kinds: item_id -> kind, from items.json. problems: what does not fit and is in no table."""
 
     media: pd.DataFrame
     labels: pd.DataFrame
     labelled: pd.DataFrame
     kinds: dict[str, str] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def of_media(self, keep: pd.Series) -> "Dataset":
-        """The part of the data set whose media rows are True in `keep`."""
+        """The part of the data set whose media rows are True in `keep`, with the problems of its parts."""
         media = self.media[keep.to_numpy()].reset_index(drop=True)
         labels = self.labels[self.labels.media_id.isin(media.media_id)].reset_index(drop=True)
         labelled = self.labelled[self.labelled.media_id.isin(media.media_id)].reset_index(drop=True)
-        return Dataset(media, labels, labelled, self.kinds, self.problems)
+        others = set(self.media.part) - set(media.part)
+        problems = [problem for problem in self.problems if problem.part not in others]
+        return Dataset(media, labels, labelled, self.kinds, problems)
 
 
 def media_row(root: Path, part: str, kind: str, item_id: str, path: Path) -> tuple:
-    """The MEDIA_COLUMNS of a file under `root`; media_id is its path from there. Raises UserError for a name no table can hold."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{ascii(str(path)):.200}: the name is not valid UTF-8, so no table can hold it. Rename the file."
-        ) from None
+    """The MEDIA_COLUMNS of a file under `root`; media_id is its path from there. Raises OSError where it is gone."""
     stat = path.stat()
     return path.relative_to(root).as_posix(), kind, part, item_id, path.stem, str(path), stat.st_size, stat.st_mtime_ns
 

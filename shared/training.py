@@ -27,6 +27,8 @@ RESUME = "resume"  # the folder of a model's checkpoints
 
 # Keys of detector_train and of embed_train: how a run is carried out, not what comes of it.
 RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}
+# Keys of data that say what is refused: whatever passes is the same.
+LIMITS = {"max_annotation_bytes", "max_coco_bytes", "on_error"}
 
 
 def training_data(options: argparse.Namespace, config: Config, parts: list[str]) -> tuple[Dataset, list[Dataset]]:
@@ -34,7 +36,7 @@ def training_data(options: argparse.Namespace, config: Config, parts: list[str])
 
     Keeps the config beside the weights. Raises UserError as `read_dataset` and `train_and_validation` do.
     """
-    dataset = read_dataset(options.data)
+    dataset = read_dataset(options.data, config.data)
     sides = train_and_validation(dataset, parts, config.data.validation_parts, config.data.holdout)
     save_config(options.weights, config)
     return split_parts(dataset, config.training_parts), list(sides)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.errors import UserError
+from shared.errors import UserError, printable
 from shared.journal import logged_to, note
 from shared.machine import made_with
 
@@ -134,10 +134,15 @@ class Step:
 
     With `keep_before`, a finished step of another fingerprint is moved to `<folder>.before` until this one is finished:
     `build_units` takes from there what has not changed.
+
+    With `strict`, nothing may be skipped: what a part skipped, now or before, raises UserError.
     """
 
-    def __init__(self, folder: Path, depends: dict, fresh: bool = False, keep_before: bool = False):
+    def __init__(
+        self, folder: Path, depends: dict, fresh: bool = False, keep_before: bool = False, strict: bool = False
+    ):
         self._is_of(folder, depends)
+        self._strict = strict
         begun_path = folder / "begun.json"
         if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
             if keep_before and not fresh and _fingerprint_of(self._manifest_path):
@@ -153,6 +158,7 @@ class Step:
         if keep_before and (fresh or self.done):
             _remove(self._before)
         if self.done:
+            self.refuse_skipped(self.manifest["skipped"])
             log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
         else:
             note("step", f"{folder}: begins", step=str(folder), state="begun")
@@ -167,6 +173,7 @@ class Step:
 
     def _is_of(self, folder: Path, depends: dict) -> None:
         self.folder = folder
+        self._strict = False
         self._before = folder.with_name(f"{folder.name}.before")
         self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **depends})
         self._depends = depends
@@ -191,8 +198,10 @@ class Step:
             log.info("%s: goes on, %d of %d parts are there", self.folder, kept, n_parts)
         for k in range(n_parts):
             if self._stands(k):
+                self.refuse_skipped(json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8")))
                 continue
             tables, skipped = build(k)
+            self.refuse_skipped(skipped)
             for name, table in tables.items():
                 _write_table(self._part_path(k, name, _suffix(table)), table)
             write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
@@ -237,6 +246,7 @@ class Step:
                     tables, faults = {name: table[before[marks[k]]] for name, table in tables_before.items()}, []
                 else:
                     tables, faults = build(k)
+                    self.refuse_skipped(faults)
                 units.append(("" if faults else marks[k], len(next(iter(tables.values())))))
                 built.append(tables)
                 skipped += faults
@@ -290,6 +300,14 @@ class Step:
         """(N, D) float32, memory-mapped, where it has rows."""
         return _read_table(self.folder / "vectors.npy")
 
+    def refuse_skipped(self, skipped: list[dict]) -> None:
+        """Raises UserError for the first of what was skipped, where the step is strict."""
+        if self._strict and skipped:
+            raise UserError(
+                f"{printable(skipped[0]['media_id'])}: {skipped[0]['reason']}. --strict stops here; without it such files are "
+                "left out, and listed at the end."
+            )
+
     def _part_path(self, k: int, name: str, suffix: str) -> Path:
         return self.folder / "parts" / f"{k:05d}.{name}{suffix}"
 
@@ -316,15 +334,6 @@ class Step:
             skipped=len(skipped),
             seconds=round(time.monotonic() - self._started, 2),
         )
-        if skipped:
-            log.warning(
-                "%s: %d skipped, for example %s (%s); all are in %s",
-                self.folder,
-                len(skipped),
-                skipped[0]["media_id"],
-                skipped[0]["reason"],
-                self._manifest_path,
-            )
 
 
 def read_step(folder: Path) -> Step:

@@ -17,6 +17,7 @@ from shared.weights import save_weights
 from shared.work import read_step
 from tests.bbox_sub.test_evaluate import ProductFinder
 from tests.drawing import product_box
+from tests.limits import LIMITS
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_round_trip_into_a_data_set(detect, coco_data, tmp_path):
     out = tmp_path / "results.json"
     main(["--work", str(work), "--data", str(coco_data), "--out", str(out)])
     rewrite(coco_data, annotations=[{"id": k, **row} for k, row in enumerate(read(out))])
-    labels = read_dataset(coco_data).labels
+    labels = read_dataset(coco_data, LIMITS).labels
     table = read_step(work / "detections" / "photos").table("table")
     columns = ["media_id", "x1", "y1", "x2", "y2"]
     assert labels[columns].values.tolist() == table[columns].values.tolist()

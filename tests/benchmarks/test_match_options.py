@@ -14,12 +14,13 @@ from shared.config import FrameList
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.work import Step
+from tests.limits import LIMITS
 
 FRAMES = FrameList(start=0, stop=16, step=8)
 
 
 def boxes_and_vectors(tiny_data):
-    dataset = read_dataset(tiny_data)
+    dataset = read_dataset(tiny_data, LIMITS)
     boxes = labelled_boxes(dataset, FRAMES)
     numbers = np.unique(boxes.instance_id.where(boxes.instance_id > 0, -boxes.index - 1), return_inverse=True)[1]
     return dataset, boxes, np.eye(numbers.max() + 1, dtype=np.float32)[numbers]

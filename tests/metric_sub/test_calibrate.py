@@ -14,6 +14,7 @@ from shared.config import Calibration, dump_config, load_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.work import Step
+from tests.limits import LIMITS
 
 LABEL = {"label": "dress", "viewpoint": 0, "display": 1, "box": [0, 0, 100, 100]}
 
@@ -69,7 +70,7 @@ class World:
         for name, content in files.items():
             (data / name).parent.mkdir(parents=True, exist_ok=True)
             (data / name).write_text(json.dumps(content) if content else "")
-        media = read_dataset(data).media
+        media = read_dataset(data, LIMITS).media
         Step(work / "media", {}).write({"table": media})
         of_photos = [(f"image/{i}/{n}.jpg", i, n, 0, s) for i, n, s, _ in self.photos]
         of_videos = [(f"video/{v}.mp4", v, v, 80, s) for v, s, _ in self.videos]
@@ -176,7 +177,7 @@ def test_a_higher_threshold_of_the_detector(world, config, tmp_path):
 
 def test_a_photo_keeps_its_best_box_if_the_config_says_so(world, config, tmp_path):
     root = world.write(tmp_path, config)
-    boxes, _ = read_boxes(root / "data", root / "work", None, config.detect)
+    boxes, _ = read_boxes(root / "data", root / "work", None, config)
     without, keeping = (Matcher(boxes, keep_best, config.match) for keep_best in (False, True))
     assert len(without.matches(Settings(0.3, 0.995, 0.5), 1.12)) == 0
     assert len(keeping.matches(Settings(0.3, 0.995, 0.5), 1.12)) == len(NEAREST)
@@ -210,7 +211,7 @@ def test_the_fragment_gives_the_proposed_matches(world, config, tmp_path):
         tree[section] |= values
     (root / "merged.yaml").write_text(yaml.safe_dump(tree))
     assert overridden == load_config(root / "merged.yaml")
-    boxes, _ = read_boxes(root / "data", root / "work", None, config.detect)
+    boxes, _ = read_boxes(root / "data", root / "work", None, config)
     matches, _ = match_boxes(boxes.photos, boxes.photo_vectors, boxes.videos, boxes.video_vectors, overridden.match)
     assert len(matches) == 6 and matches.video_id.is_unique
     calibration = answer["probability"]

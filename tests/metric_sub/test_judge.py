@@ -19,6 +19,7 @@ from shared.config import dump_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.media import read_frames, read_photo
+from tests.limits import LIMITS
 from tests.metric_sub.test_evaluate import loops
 
 
@@ -47,7 +48,7 @@ def figures_in(folder):
 
 def crops_of(data, weights, config, names):
     """{kind: Crops}: the video crops of products and all photo crops, straight from the files."""
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, LIMITS)
     embedder = CropEmbedder([load_embedders(weights / name, flip=config.embed.flip) for name in names], 7)
     products = {"photo": [], "video": []}
     vectors = {}
@@ -157,6 +158,8 @@ def test_one_product_alone_gives_no_cut_off(options, tiny_data, capsys):
     arguments, folder, _ = options
     for name in ("000002/1", "000003/0", "000003/1"):  # what is left: a photo of 000002 and its video
         (tiny_data / "validation" / "image" / f"{name}.jpg").unlink()
+        (tiny_data / "validation" / "image_annotation" / f"{name}.json").unlink()
+    (tiny_data / "validation" / "image" / "000003").rmdir()
     main([*arguments, "--part", "validation"])
     figures = figures_in(folder)
     assert figures["cut_off"]["max_distance"] is None and "no cut-off is proposed" in capsys.readouterr().err
@@ -200,7 +203,7 @@ def test_annotations_that_do_not_fit_are_refused(options, tiny_data):
     arguments, _, _ = options
     path = tiny_data / "train" / "video_annotation" / "000000.json"
     path.write_text(path.read_text().replace("20000001", "999"))
-    with pytest.raises(UserError, match="annotations do not fit"):
+    with pytest.raises(UserError, match="3 things in the data set do not fit"):
         main(arguments)
 
 

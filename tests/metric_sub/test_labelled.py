@@ -9,12 +9,13 @@ from metric_sub.labelled import boxed_pictures, labelled_boxes, match_and_score
 from shared.config import FrameList
 from shared.dataset import read_dataset
 from tests.drawing import COLOURS, product_box
+from tests.limits import LIMITS
 
 FRAMES = FrameList(start=0, stop=16, step=16)  # of 0, 8, 16
 
 
 def test_boxes_of_photos_and_of_the_frames_that_are_asked_for(tiny_data):
-    boxes = labelled_boxes(read_dataset(tiny_data), FRAMES)
+    boxes = labelled_boxes(read_dataset(tiny_data, LIMITS), FRAMES)
     assert boxes.groupby("kind").size().to_dict() == {"photo": 12, "video": 6}
     assert sorted(boxes.frame_index[boxes.kind == "video"].unique()) == [0, 16]
     photo = boxes[boxes.media_id == "validation/image/000002/1.jpg"]
@@ -24,14 +25,14 @@ def test_boxes_of_photos_and_of_the_frames_that_are_asked_for(tiny_data):
 
 def test_items_without_a_kind(tiny_data):
     (tiny_data / "items.json").write_text(json.dumps([{"item_id": "000000", "kind": "known"}]))
-    boxes = labelled_boxes(read_dataset(tiny_data), FRAMES)
+    boxes = labelled_boxes(read_dataset(tiny_data, LIMITS), FRAMES)
     assert set(zip(boxes.product_id, boxes.item_kind, strict=True)) == {
         ("000000", "known"), ("000001", "?"), ("000002", "?"), ("000003", "?"), ("", ""),
     }  # fmt: skip
 
 
 def test_every_picture_comes_once_with_its_boxes(tiny_data):
-    boxes = labelled_boxes(read_dataset(tiny_data), FRAMES)
+    boxes = labelled_boxes(read_dataset(tiny_data, LIMITS), FRAMES)
     seen = []
     for places, image_rgb in boxed_pictures(boxes, 10**6):
         rows = boxes.iloc[places]
@@ -49,7 +50,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tiny_data, caplog):
     (tiny_data / "train" / "video" / "000001.mp4").write_bytes(b"no video")
     annotation = tiny_data / "validation" / "video_annotation" / "000002.json"
     annotation.write_text(annotation.read_text().replace('"frame_index": 16', '"frame_index": 32'))
-    boxes = labelled_boxes(read_dataset(tiny_data), FrameList(start=0, stop=32, step=16))
+    boxes = labelled_boxes(read_dataset(tiny_data, LIMITS), FrameList(start=0, stop=32, step=16))
     read = np.concatenate([places for places, _ in boxed_pictures(boxes, 10**6)])
     lost = boxes.drop(read)
     assert lost.media_id.str.contains("000000/0.jpg|000001.mp4|000002.mp4").all() and len(lost) == 4
@@ -57,7 +58,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tiny_data, caplog):
 
 
 def test_vectors_that_are_the_product_match_every_video(tiny_data, tiny_config):
-    dataset = read_dataset(tiny_data)
+    dataset = read_dataset(tiny_data, LIMITS)
     boxes = labelled_boxes(dataset, FRAMES)
     numbers = np.unique(boxes.instance_id.where(boxes.instance_id > 0, -boxes.index - 1), return_inverse=True)[1]
     vectors = np.eye(numbers.max() + 1, dtype=np.float32)[numbers]  # every distractor is a thing of its own
@@ -76,7 +77,7 @@ def test_vectors_that_are_the_product_match_every_video(tiny_data, tiny_config):
     ],
 )
 def test_every_option_matches_vectors_that_are_the_product(tiny_data, tiny_config, option):
-    dataset = read_dataset(tiny_data)
+    dataset = read_dataset(tiny_data, LIMITS)
     boxes = labelled_boxes(dataset, FRAMES)
     boxes = boxes[boxes.instance_id > 0].reset_index(drop=True)  # no distractors, to be nobody's second neighbour
     vectors = np.eye(4, dtype=np.float32)[boxes.product_id.astype(int)]
@@ -86,7 +87,7 @@ def test_every_option_matches_vectors_that_are_the_product(tiny_data, tiny_confi
 
 
 def test_far_vectors_fall_to_the_cut_off(tiny_data, tiny_config):
-    dataset = read_dataset(tiny_data)
+    dataset = read_dataset(tiny_data, LIMITS)
     boxes = labelled_boxes(dataset, FRAMES)
     vectors = np.eye(len(boxes), dtype=np.float32)  # sqrt(2) apart, each from each
     match = tiny_config.match.model_copy(update={"max_distance": 1.41})

@@ -8,6 +8,7 @@ from metric_sub.preview import BATCH_SIDE, PLAIN_RGB, WIDTH, Block, Strip, block
 from shared.config import Config, dump_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
+from tests.limits import LIMITS
 
 
 def changed(config, phases, augment):
@@ -28,7 +29,7 @@ def blocks(tiny_data, tiny_config, tmp_path):
 
     def make(phases, **augment):
         config = changed(tiny_config, phases, augment)
-        crops = some_crops(read_dataset(tiny_data), config, tmp_path / "preview", fresh=False)
+        crops = some_crops(read_dataset(tiny_data, LIMITS), config, tmp_path / "preview", fresh=False)
         return blocks_of(crops, config, config.embedders[0])
 
     return make
@@ -103,4 +104,4 @@ def test_data_without_products_is_refused(tiny_data, tiny_config, tmp_path):
     for path in tiny_data.glob("*/*_annotation/**/*.json"):
         path.unlink()
     with pytest.raises(UserError, match="no labelled product to show"):
-        some_crops(read_dataset(tiny_data), tiny_config, tmp_path / "preview", fresh=False)
+        some_crops(read_dataset(tiny_data, LIMITS), tiny_config, tmp_path / "preview", fresh=False)

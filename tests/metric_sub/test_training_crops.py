@@ -11,6 +11,7 @@ from shared.config import Config
 from shared.dataset import read_dataset
 from shared.frames import extract_labelled_frames, read_picture
 from tests.drawing import COLOURS, LABELLED_FRAMES
+from tests.limits import LIMITS
 
 N_PHOTOS, N_DISTRACTORS = 8, 4  # of tiny_data: four items of two photos; each photo 1 shows a distractor too
 N_FRAMES = 3 * len(LABELLED_FRAMES)
@@ -28,8 +29,8 @@ def changed(config, tasks=("products",), jitters=(0.0,), **embed):
 
 
 def cut(data, config, work):
-    dataset = read_dataset(data)
-    pictures = extract_labelled_frames(dataset, work, config.data.max_pixels, fresh=False)
+    dataset = read_dataset(data, LIMITS)
+    pictures = extract_labelled_frames(dataset, work, config.data, fresh=False)
     return cut_training_crops(dataset, pictures, config, work, fresh=False)
 
 
@@ -53,7 +54,7 @@ def test_frames_that_are_not_asked_for_are_left_out(tiny_data, tiny_config, tmp_
     config = config.model_copy(update={"embed_train": config.embed_train.model_copy(update={"frames": frames})})
     crops = cut(tiny_data, config, tmp_path)
     assert set(crops[crops.kind == "video"].frame_index) == {8} and (crops.kind == "photo").sum() == N_PHOTOS
-    assert len(products_of(read_dataset(tiny_data), config)) == N_PHOTOS + 3
+    assert len(products_of(read_dataset(tiny_data, LIMITS), config)) == N_PHOTOS + 3
 
 
 def test_distractors_that_are_followed_are_cut_out_where_a_model_wants_them(tiny_data, tiny_config, tmp_path):
@@ -103,7 +104,7 @@ def test_views_are_of_distractors_too_and_the_step_knows(tiny_data, tiny_config,
             assert np.abs(np.median(read_picture(row.crop, 10**6), axis=(0, 1)) - 150).max() < 10
         depends.append(json.loads((tmp_path / "crops" / "manifest.json").read_text())["depends"])
     assert depends[0] == depends[2] != depends[1]
-    assert len(products_of(read_dataset(tiny_data), changed(tiny_config, ("views",)))) == N_PHOTOS + N_FRAMES
+    assert len(products_of(read_dataset(tiny_data, LIMITS), changed(tiny_config, ("views",)))) == N_PHOTOS + N_FRAMES
 
 
 @pytest.mark.parametrize(("margin", "jitters"), [(0.0, (0.1, 0.25)), (0.1, (0.2, 0.0))])

@@ -13,6 +13,7 @@ from sample.catalogue import plan_items
 from sample.write import FOLDERS, Settings, write_dataset, write_item
 from shared.dataset import read_dataset
 from shared.errors import UserError
+from tests.limits import LIMITS
 
 SETTINGS = Settings(items=12, seed=4, frames=22)
 ANNOTATION_KEYS = ["label", "viewpoint", "display", "instance_id", "box"]
@@ -115,7 +116,7 @@ def test_videos_are_h264_at_25_fps(root):
 
 
 def test_the_projects_reader_finds_nothing_wrong(root, entries):
-    dataset = read_dataset(root)
+    dataset = read_dataset(root, LIMITS)
     assert not dataset.problems
     assert set(dataset.labels.product_id) - {""} <= {entry["item_id"] for entry in entries}
     assert set(dataset.media.part) == {"train", "validation", "test"}

@@ -7,15 +7,20 @@ from shared.catalogue import COLUMNS, catalogue_media
 from shared.dataset import read_media
 from shared.errors import UserError
 from tests.drawing import HEIGHT, N_FRAMES, WIDTH
+from tests.limits import LIMITS
 
 MANY = 10**8
 
 
+def catalogue(data, work, max_pixels, strict=False):
+    return catalogue_media(data, work, LIMITS.model_copy(update={"max_pixels": max_pixels}), fresh=False, strict=strict)
+
+
 def test_every_medium_with_its_size(tiny_data, tmp_path):
-    step = catalogue_media(tiny_data, tmp_path / "work", MANY, fresh=False)
+    step = catalogue(tiny_data, tmp_path / "work", MANY)
     table = step.table("table")
     assert step.folder == tmp_path / "work" / "media" and list(table) == list(COLUMNS)
-    assert table.media_id.tolist() == read_media(tiny_data).media_id.tolist()
+    assert table.media_id.tolist() == read_media(tiny_data, LIMITS)[0].media_id.tolist()
     assert set(zip(table.width, table.height, strict=True)) == {(WIDTH, HEIGHT)}
     assert table.n_frames.tolist() == [N_FRAMES if kind == "video" else 1 for kind in table.kind]
     assert table.fps.tolist() == [25.0 if kind == "video" else 0.0 for kind in table.kind]
@@ -26,7 +31,7 @@ def test_what_cannot_be_read_is_on_record_and_left_out(tiny_data, tmp_path):
     (tiny_data / "train/image/000000/0.jpg").write_bytes(b"no picture")
     (tiny_data / "train/video/000001.mp4").write_bytes(b"")
     Image.new("RGB", (200, 100)).save(tiny_data / "validation/image/000002/0.jpg")
-    step = catalogue_media(tiny_data, tmp_path / "work", WIDTH * HEIGHT, fresh=False)
+    step = catalogue(tiny_data, tmp_path / "work", WIDTH * HEIGHT)
     reasons = {entry["media_id"]: entry["reason"] for entry in step.manifest["skipped"]}
     assert sorted(reasons) == ["train/image/000000/0.jpg", "train/video/000001.mp4", "validation/image/000002/0.jpg"]
     assert "200 x 100 pixels" in reasons["validation/image/000002/0.jpg"]
@@ -34,22 +39,22 @@ def test_what_cannot_be_read_is_on_record_and_left_out(tiny_data, tmp_path):
 
 
 def test_reused_until_a_file_changes(tiny_data, tmp_path):
-    first = catalogue_media(tiny_data, tmp_path / "work", MANY, fresh=False)
+    first = catalogue(tiny_data, tmp_path / "work", MANY)
     assert not first.done  # it was built
-    assert catalogue_media(tiny_data, tmp_path / "work", MANY, fresh=False).done
-    assert not catalogue_media(tiny_data, tmp_path / "work", MANY - 1, fresh=False).done
+    assert catalogue(tiny_data, tmp_path / "work", MANY).done
+    assert not catalogue(tiny_data, tmp_path / "work", MANY - 1).done
     Image.new("RGB", (32, 16)).save(tiny_data / "train/image/000000/0.jpg")
-    table = catalogue_media(tiny_data, tmp_path / "work", MANY - 1, fresh=False).table("table").set_index("media_id")
+    table = catalogue(tiny_data, tmp_path / "work", MANY - 1).table("table").set_index("media_id")
     assert tuple(table.loc["train/image/000000/0.jpg", ["width", "height"]]) == (32, 16)
 
 
 def test_nothing_readable_gives_a_table_without_rows(tmp_path):
     (tmp_path / "data/image/a").mkdir(parents=True)
     (tmp_path / "data/image/a/0.jpg").write_bytes(b"none")
-    step = catalogue_media(tmp_path / "data", tmp_path / "work", MANY, fresh=False)
+    step = catalogue(tmp_path / "data", tmp_path / "work", MANY)
     assert step.table("table").empty and list(step.table("table")) == list(COLUMNS)
 
 
 def test_no_data_is_refused(tmp_path):
     with pytest.raises(UserError):
-        catalogue_media(tmp_path / "nowhere", tmp_path / "work", MANY, fresh=False)
+        catalogue(tmp_path / "nowhere", tmp_path / "work", MANY)

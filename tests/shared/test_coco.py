@@ -9,11 +9,30 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
+from shared import coco
+from shared import dataset as reader
 from shared.check import main as check
-from shared.coco import read_coco, read_coco_file
-from shared.dataset import coco_files, read_dataset, read_media, train_and_validation
+from shared.dataset import coco_files, train_and_validation
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
+from tests.limits import LENIENT, LIMITS
+
+
+def read_dataset(root):
+    return reader.read_dataset(root, LIMITS)
+
+
+def read_media(root):
+    return reader.read_media(root, LIMITS)[0]
+
+
+def read_coco(paths):
+    return coco.read_coco(paths, LIMITS.max_coco_bytes)
+
+
+def read_coco_file(path):
+    return coco.read_coco_file(path, LIMITS.max_coco_bytes)
+
 
 CATEGORIES = [{"id": 7, "name": "bag"}, {"id": 3, "name": "käse"}]
 
@@ -113,7 +132,7 @@ def test_a_file_without_annotations_has_pictures_to_search_and_nothing_labelled(
     dataset = read_dataset(path)
     assert len(dataset.media) == 1 and dataset.labelled.empty and dataset.labels.empty
     with pytest.raises(UserError, match="no annotated photo or frame"):
-        extract_labelled_frames(dataset, tmp_path / "work", 10**6, False)
+        extract_labelled_frames(dataset, tmp_path / "work", LIMITS, False)
 
 
 GONE = {"images": [image(1, "a.png"), image(2, "gone.png")]}
@@ -156,8 +175,10 @@ def test_what_does_not_fit_is_listed_and_what_fits_stays(tmp_path, name):
     sound = {"images": [image(1, "a.png")], "annotations": [box(1, 1)], "categories": CATEGORIES}
     path.write_text(json.dumps({**sound, **changes}))
     dataset = read_dataset(path)
-    [(where, problem)] = dataset.problems
-    assert where == str(path) and words in problem
+    [problem] = dataset.problems
+    assert problem.path == str(path) and words in problem.fault
+    lost = changes.keys() == {"images"}
+    assert bool(problem.media_id) == lost and len(reader.read_media(path, LIMITS)[1]) == lost
     assert dataset.media.media_id.tolist() == ["a.png"] and len(dataset.labels) == 1
 
 
@@ -170,8 +191,9 @@ def test_annotations_of_a_missing_picture_are_no_problem_of_their_own(tmp_path):
 def test_a_picture_of_two_parts_is_a_problem(tmp_path):
     write_coco(tmp_path / "train.json")
     write_coco(tmp_path / "validation.json")
-    [(where, problem)] = read_dataset(tmp_path).problems
-    assert where == str(tmp_path / "validation.json") and "a.png is also in part 'train'" in problem
+    [problem] = read_dataset(tmp_path).problems
+    assert problem.path == str(tmp_path / "validation.json") and "a.png is also in part 'train'" in problem.fault
+    assert problem.media_id == "a.png"
 
 
 @pytest.mark.parametrize(
@@ -193,11 +215,13 @@ def test_without_one_picture_it_is_refused(tmp_path):
             read_dataset(path)
 
 
-def test_training_stops_at_problems_and_inference_warns(tmp_path, caplog):
+def test_training_stops_at_problems(tmp_path):
     path = write_coco(tmp_path / "coco.json", annotations=[box(1, 1), box(2, 9)])
-    with pytest.raises(UserError, match="1 annotations do not fit.*\n.*annotation 2: image_id 9"):
-        extract_labelled_frames(read_dataset(path), tmp_path / "work", 10**6, False)
-    assert len(read_media(path)) == 1 and "annotation 2: image_id 9" in caplog.text
+    with pytest.raises(UserError, match="1 things in the data set do not fit.*\n.*annotation 2: image_id 9"):
+        extract_labelled_frames(read_dataset(path), tmp_path / "work", LIMITS, False)
+    assert len(extract_labelled_frames(read_dataset(path), tmp_path / "work", LENIENT, False)) == 1
+    [left_out] = json.loads((tmp_path / "work" / "frames" / "left_out.json").read_text())
+    assert left_out == {"path": str(path), "fault": "annotation 2: image_id 9: no such id among the images"}
 
 
 def test_check_counts_and_lists(tmp_path, capsys):

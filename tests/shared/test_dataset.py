@@ -6,16 +6,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shared.dataset import (
-    annotation_path,
-    item_of_instance,
-    read_dataset,
-    read_media,
-    split_parts,
-    train_and_validation,
-)
+from shared import dataset as reader
+from shared.dataset import annotation_path, item_of_instance, split_parts, train_and_validation
 from shared.errors import UserError
 from tests.drawing import COLOURS, LABELLED_FRAMES, product_box
+from tests.limits import LIMITS
+
+
+def read_dataset(root):
+    return reader.read_dataset(root, LIMITS)
+
+
+def read_media(root):
+    return reader.read_media(root, LIMITS)[0]
 
 
 def touch(root, *names):
@@ -109,10 +112,11 @@ def test_the_root_itself_goes_before_folders_in_it(tmp_path):
 @pytest.mark.parametrize(
     "names", [("image/a/0.jpg", "image/a/0.png"), ("video/a.mp4", "video/a.mov"), ("video/a.mp4", "video/deep/a.mp4")]
 )
-def test_twins_are_refused_by_both_names(tmp_path, names):
-    with pytest.raises(UserError, match="same name up to the extension") as caught:
-        read_media(touch(tmp_path, *names))
-    assert all(name in str(caught.value) for name in names)
+def test_of_twins_the_first_is_used_and_the_other_told(tmp_path, names):
+    media, [problem] = reader.read_media(touch(tmp_path, *names), LIMITS)
+    first, second = sorted(names)
+    assert media.media_id.tolist() == [first] and problem.media_id == second and problem.path == str(tmp_path / second)
+    assert f"the same name as {first} up to the extension" in problem.fault
 
 
 def test_the_same_name_elsewhere_is_no_twin(tmp_path):
@@ -191,8 +195,9 @@ def test_an_annotation_that_does_not_fit_is_a_problem_with_its_file(tmp_path, va
     write_json(root / "image_annotation/a/0.json", value)
     write_json(root / "image_annotation/a/1.json", {"annotations": [annotated()]})
     dataset = read_dataset(root)
-    [(path, problem)] = dataset.problems
-    assert path == str(root / "image_annotation/a/0.json") and expected in problem
+    [problem] = dataset.problems
+    assert problem.path == str(root / "image_annotation/a/0.json") and expected in problem.fault
+    assert problem.media_id == ""  # the picture itself is sound
     assert dataset.labels.media_id.tolist() == ["image/a/1.jpg"]  # what fits stays
 
 
@@ -203,7 +208,7 @@ def test_a_problem_in_a_video_tells_the_frame(tmp_path):
         {"frames": [{"frame_index": 40, "annotations": [annotated(box=[9, 0, 1, 5]), annotated()]}]},
     )
     dataset = read_dataset(root)
-    assert "frame 40" in dataset.problems[0][1] and len(dataset.labels) == 1
+    assert "frame 40" in dataset.problems[0].fault and len(dataset.labels) == 1
 
 
 @pytest.mark.parametrize(
@@ -221,11 +226,11 @@ def test_annotation_paths(media_id, part, expected):
     assert annotation_path("/d", media_id, part) == Path("/d") / expected
 
 
-def test_a_video_id_in_two_parts_is_refused(tmp_path):
+def test_of_a_video_id_in_two_parts_the_first_is_used(tmp_path):
     touch(tmp_path, "train_1/video/7.mp4")
-    root = touch(tmp_path, "train_2/video/7.mov")
-    with pytest.raises(UserError, match="same name"):
-        read_media(root)
+    media, [problem] = reader.read_media(touch(tmp_path, "train_2/video/7.mov"), LIMITS)
+    assert media.media_id.tolist() == ["train_1/video/7.mp4"]
+    assert problem.media_id == "train_2/video/7.mov" and problem.part == "train_2"
 
 
 def test_kinds_come_from_the_root_or_from_above_it(tiny_data):

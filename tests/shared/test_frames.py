@@ -10,12 +10,13 @@ from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames, read_picture, write_jpeg
 from tests.drawing import LABELLED_FRAMES, numbered_frame
+from tests.limits import LENIENT, LIMITS
 
 MANY = 10**8
 
 
-def extract(data, work, fresh=False, max_pixels=MANY):
-    return extract_labelled_frames(read_dataset(data), work, max_pixels, fresh)
+def extract(data, work, limits=LIMITS, fresh=False):
+    return extract_labelled_frames(read_dataset(data, limits), work, limits, fresh)
 
 
 def test_every_labelled_photo_and_frame_gets_its_picture(tiny_data, tmp_path):
@@ -25,7 +26,7 @@ def test_every_labelled_photo_and_frame_gets_its_picture(tiny_data, tmp_path):
     assert pictures.sort_values(["media_id", "frame_index"]).index.tolist() == list(range(len(pictures)))
     photos = pictures[pictures.media_id.str.contains("/image/")]
     assert photos.picture.tolist() == [str(tiny_data / media_id) for media_id in photos.media_id]
-    labels = read_dataset(tiny_data).labels.set_index(["media_id", "frame_index"])
+    labels = read_dataset(tiny_data, LIMITS).labels.set_index(["media_id", "frame_index"])
     for row in pictures[pictures.media_id.str.endswith(".mp4")].itertuples():
         image = read_picture(row.picture, MANY).astype(int)
         x1, y1, x2, y2 = labels.loc[[(row.media_id, row.frame_index)], ["x1", "y1", "x2", "y2"]].iloc[0].astype(int)
@@ -56,20 +57,23 @@ def test_frames_that_a_video_lacks_are_left_out_and_on_record(tiny_data, tmp_pat
     frames = [{"frame_index": k, "annotations": []} for k in (4, 23, 24, 400)]
     path.write_text(json.dumps({"video_id": "000000", "frames": frames}))
     (tiny_data / "train/video/000001.mp4").write_bytes(b"no video")
-    pictures = extract(tiny_data, tmp_path / "work")
+    with pytest.raises(UserError, match="2 things in the data set do not fit") as caught:
+        extract(tiny_data, tmp_path / "work")
+    assert "000000.mp4: the video has no frames [24, 400]" in str(caught.value)
+    assert not (tmp_path / "work/frames/left_out.json").exists()
+    pictures = extract(tiny_data, tmp_path / "work", LENIENT)
     assert pictures[pictures.media_id == "train/video/000000.mp4"].frame_index.tolist() == [4, 23]
     assert not (pictures.media_id == "train/video/000001.mp4").any()
-    skipped = json.loads((tmp_path / "work/frames/manifest.json").read_text())["skipped"]
-    reasons = {entry["media_id"]: entry["reason"] for entry in skipped}
-    assert (
-        "[24, 400]" in reasons["train/video/000000.mp4"] and "not a readable video" in reasons["train/video/000001.mp4"]
-    )
+    left_out = json.loads((tmp_path / "work/frames/left_out.json").read_text())
+    faults = {entry["path"].removeprefix(f"{tiny_data}/"): entry["fault"] for entry in left_out}
+    assert len(faults) == 2 and "[24, 400]" in faults["train/video/000000.mp4"]
+    assert "not a readable video" in faults["train/video/000001.mp4"]
 
 
 def test_annotations_that_do_not_fit_stop_the_step(tiny_data, tmp_path):
     path = tiny_data / "train/image_annotation/000000/0.json"
     path.write_text(json.dumps({"annotations": [{"label": "top", "instance_id": 0, "box": [9, 9, 1, 1]}]}))
-    with pytest.raises(UserError, match="1 annotations do not fit") as caught:
+    with pytest.raises(UserError, match="1 things in the data set do not fit") as caught:
         extract(tiny_data, tmp_path / "work")
     assert str(path) in str(caught.value)
 
@@ -77,9 +81,9 @@ def test_annotations_that_do_not_fit_stop_the_step(tiny_data, tmp_path):
 def test_at_most_twenty_faults_are_listed(tiny_data, tmp_path):
     fault = {"label": "top", "instance_id": 0, "box": [9, 9, 1, 1]}
     (tiny_data / "train/image_annotation/000000/0.json").write_text(json.dumps({"annotations": [fault] * 30}))
-    with pytest.raises(UserError, match="30 annotations") as caught:
+    with pytest.raises(UserError, match="30 things in the data set") as caught:
         extract(tiny_data, tmp_path / "work")
-    assert len(str(caught.value).splitlines()) == 21
+    assert len(str(caught.value).splitlines()) == 22 and str(caught.value).endswith("and 10 more")
 
 
 def test_nothing_labelled_is_told(tmp_path):
