@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from shared.catalogue import COLUMNS as MEDIA
 from shared.cli import DEFAULT_CONFIG, run_entry
 from shared.coco import CocoFile, read_coco_file
+from shared.columns import DETECTION_COLUMNS
 from shared.config import load_config
 from shared.dataset import coco_files
 from shared.errors import UserError
@@ -35,11 +37,11 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{path}: is there already. Move it away, or name another --out.")
     with held(options.work, shared=True):
         steps = [read_step(options.work / "detections" / kind) for kind in ("photos", "videos")]
-        detections = pd.concat([step.table("table") for step in steps], ignore_index=True)
+        detections = pd.concat([step.table("table", DETECTION_COLUMNS) for step in steps], ignore_index=True)
         if file:
             results = results_by_file(detections, file)
         else:
-            images = searched_images(read_step(options.work / "media").table("table"), *steps)
+            images = searched_images(read_step(options.work / "media").table("table", MEDIA), *steps)
             categories = categories_of(steps[0])
             results = results_by_made_ids(detections, images, categories)
     try:
@@ -119,7 +121,7 @@ def searched_images(media: pd.DataFrame, photos: Step, videos: Step) -> list[dic
     A frame also has its frame_index. media: the table of the step media/; photos, videos: the finished steps of detections/.
     """
     skipped = {entry["media_id"] for step in (photos, videos) for entry in step.manifest["skipped"]}
-    frames = videos.manifest["depends"]["frames"]
+    frames = _list_of(videos, int, "frames")
     images = []
     for row in media[~media.media_id.isin(skipped)].sort_values("media_id").itertuples():
         size = {"file_name": row.media_id, "width": row.width, "height": row.height}
@@ -132,9 +134,17 @@ def searched_images(media: pd.DataFrame, photos: Step, videos: Step) -> list[dic
     return images
 
 
+def _list_of(step: Step, kind: type, *keys: str) -> list:
+    """What a step was made with, a list. Raises UserError where it is none of that kind."""
+    found = step.depends_on(*keys)
+    if not isinstance(found, list) or not all(isinstance(value, kind) for value in found):
+        raise UserError(f"{step.folder}: {'.'.join(keys)}: expected a list of {kind.__name__}, found {found!r:.80}. Run infer again.")
+    return found
+
+
 def categories_of(step: Step) -> list[dict]:
     """COCO's categories: those of the detector that filled the step, from 1."""
-    names = step.manifest["depends"]["architecture"]["categories"]
+    names = _list_of(step, str, "architecture", "categories")
     return [{"id": number, "name": name} for number, name in enumerate(names, 1)]
 
 
@@ -143,6 +153,11 @@ def results_by_made_ids(detections: pd.DataFrame, images: list[dict], categories
     image_ids = {(image["file_name"], image.get("frame_index", 0)): image["id"] for image in images}
     keys = zip(detections.media_id, detections.frame_index, strict=True)
     category_ids = {category["name"]: category["id"] for category in categories}
+    keys = list(keys)
+    strange = [media_id for media_id, index in keys if (media_id, index) not in image_ids]
+    strange += sorted(set(detections.category) - category_ids.keys())
+    if strange:
+        raise UserError(f"the detections tell of {strange[0]!r}, which was not searched, or not for. Run infer again.")
     return coco_results(detections, [image_ids[key] for key in keys], detections.category.map(category_ids))
 
 

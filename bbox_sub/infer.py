@@ -12,6 +12,7 @@ from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from shared.catalogue import catalogue_media, tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
+from shared.columns import DETECTION_COLUMNS as COLUMNS
 from shared.config import Config, save_config
 from shared.dataset import media_fingerprint
 from shared.media import MediaError, read_frames, read_photo
@@ -20,19 +21,6 @@ from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, fingerprint, locked
 
 ITEMS_PER_PART, VIDEOS_PER_PART = 8, 4
-COLUMNS = {
-    "media_id": "str",
-    "item_id": "str",
-    "name": "str",
-    "frame_index": "int64",
-    "rank": "int64",
-    "x1": "float32",
-    "y1": "float32",
-    "x2": "float32",
-    "y2": "float32",
-    "score": "float32",
-    "category": "str",
-}
 
 
 def main(argv: list[str] | None = None) -> None:

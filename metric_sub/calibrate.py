@@ -17,7 +17,7 @@ import yaml
 
 from metric_sub.cut_off import cut_off_curve, draw_calibration
 from metric_sub.histogram import NO_CUT_OFF
-from metric_sub.infer import match_neighbours, nearest_videos, pair_boxes
+from metric_sub.infer import boxes_and_vectors, match_neighbours, nearest_videos, pair_boxes
 from metric_sub.platt import fit_calibration, reliability
 from metric_sub.result import build_result, check_result
 from metric_sub.score import LEVELS, Truth, score_result
@@ -130,14 +130,14 @@ def read_boxes(data: Path, work: Path, parts: list[str] | None, config: Config) 
     found = {kind: read_step(work / "detections" / kind) for kind in ("photos", "videos")}
     embedded = {kind: read_step(work / "embeddings" / kind) for kind in found}
     for kind, step in embedded.items():
-        if step.manifest["depends"]["detections"] != found[kind].fingerprint:
+        if step.depends_on("detections") != found[kind].fingerprint:
             raise UserError(f"{step.folder}: made from other detections than {found[kind].folder}. Run infer again.")
     for key, kind, name in (
         ("photo_score", "photos", "score"),
         ("video_score", "videos", "score"),
         ("keep_best_photo_box", "photos", "keep_best"),
     ):
-        made_with, wanted = found[kind].manifest["depends"][name], getattr(config.detect, key)
+        made_with, wanted = found[kind].depends_on(name), getattr(config.detect, key)
         if made_with != wanted:
             raise UserError(
                 f"{found[kind].folder}: made with detect.{key} {made_with}, the config says {wanted}. Run infer with this "
@@ -151,7 +151,7 @@ def read_boxes(data: Path, work: Path, parts: list[str] | None, config: Config) 
 
 
 def _of_media(step: Step, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
-    table, vectors = step.table("table"), step.vectors()
+    table, vectors = boxes_and_vectors(step)
     mine = table.media_id.isin(dataset.media.media_id).to_numpy()
     return (table, vectors) if mine.all() else (table[mine].reset_index(drop=True), vectors[mine])
 

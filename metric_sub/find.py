@@ -6,15 +6,18 @@ video) or videos (of photos), as a table or JSON, and writes <RUN>/find/<kind>-<
 
 import json
 import logging
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 
-from metric_sub.infer import embed_detections
+from metric_sub.infer import boxes_and_vectors, embed_detections
 from metric_sub.result import DECIMALS
 from metric_sub.search import nearest
+from shared.catalogue import COLUMNS as MEDIA
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
@@ -47,24 +50,29 @@ def main(argv: list[str] | None = None) -> None:
         gallery = read_step(options.among / "embeddings" / OTHER[kind])
         query = embed_detections(config, options, kind, media)
         refuse_other_models(query, gallery)
-        boxes = query.table("table")
+        boxes, vectors = boxes_and_vectors(query)
         if boxes.empty:
             scores = {"videos": config.detect.video_score, "photos": config.detect.photo_score}
             raise UserError(
                 f"{name}: no product was found in it with a score of detect.{kind[:-1]}_score={scores[kind]:g}. Give a lower one."
             )
         candidates = rank_nearest(
-            boxes, query.vectors(), gallery.table("table"), gallery.vectors(), config.match.max_distance
+            boxes, vectors, *boxes_and_vectors(gallery), config.match.max_distance
         ).head(options.top)
-        among = read_step(options.among / "media").table("table")
+        among = read_step(options.among / "media").table("table", MEDIA)
         tiles = draw_pairs(candidates, kind, media, among, config.data.max_pixels)
     print(as_json(candidates, kind) if options.json else as_table(candidates, kind))
     title = f"{name}: the nearest {'items' if kind == 'videos' else 'videos'}"
     sheet = lay_out(title, ((f"in {name}", QUERY_RGB), ("candidate", CANDIDATE_RGB)), tiles, SIDE, COLUMNS)
-    path = options.among / "find" / f"{kind}-{name}.png"
+    path = options.among / "find" / f"{kind}-{as_file_name(name)}.png"
     path.parent.mkdir(exist_ok=True)
     write_whole(path, lambda beside: sheet.save(beside, format="png"))
     log.info("look at %s", path)
+
+
+def as_file_name(name: str) -> str:
+    """An id as a part of a file's name: a COCO picture's is a path, and that of a foreign work folder anything."""
+    return os.fsdecode(os.fsencode(re.sub(r"[/\0]", "_", name))[:200])
 
 
 def read_asked(work: Path) -> tuple[pd.DataFrame, str, str]:
@@ -73,7 +81,7 @@ def read_asked(work: Path) -> tuple[pd.DataFrame, str, str]:
     Raises UserError where there is not one, naming a file and why it cannot be read.
     """
     step = read_step(work / "media")
-    media, skipped = step.table("table"), step.manifest["skipped"]
+    media, skipped = step.table("table", MEDIA), step.manifest["skipped"]
     for kind in OTHER:
         skipped = skipped + read_step(work / "detections" / kind).manifest["skipped"]
     unread = {entry["media_id"]: entry["reason"] for entry in skipped}
@@ -88,9 +96,8 @@ def read_asked(work: Path) -> tuple[pd.DataFrame, str, str]:
 
 def refuse_other_models(query: Step, gallery: Step) -> None:
     """Raises UserError where the two were not embedded by the same models in the same way."""
-    asked, there = query.manifest["depends"], gallery.manifest["depends"]
     for key in ("weights", "flip"):
-        if asked[key] != there.get(key):
+        if query.depends_on(key) != gallery.depends_on(key):
             raise UserError(
                 f"{gallery.folder}: embedded by other models or settings ({key}) than the config and weights of this search. Name "
                 "those that it was made with by --config and --weights, or run infer on it again."

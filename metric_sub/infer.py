@@ -21,8 +21,10 @@ from metric_sub.rerank import expand_queries, nearest_reciprocal
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
+from shared.catalogue import COLUMNS as MEDIA
 from shared.catalogue import tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
+from shared.columns import DETECTION_COLUMNS
 from shared.config import Config, Match, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     refuse_unfit_index(config, options.weights)
     with locked(options.work):
         save_config(options.work, config)
-        media = read_step(options.work / "media").table("table")
+        media = read_step(options.work / "media").table("table", MEDIA)
         photos, videos = (embed_detections(config, options, kind, media) for kind in ("photos", "videos"))
         step = match_embedded(config, options, photos, videos)
         matches = step.table("table")
@@ -52,6 +54,14 @@ def main(argv: list[str] | None = None) -> None:
             "%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json"
         )
         tell_skipped(options.work)
+
+
+def boxes_and_vectors(step: Step) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table of a finished step of embeddings/ and its vectors, row by row. Raises UserError where they do not fit."""
+    table, vectors = step.table("table", DETECTION_COLUMNS), step.vectors()
+    if len(table) != len(vectors):
+        raise UserError(f"{step.folder}: {len(table)} boxes and {len(vectors)} vectors. Remove it and run infer again.")
+    return table, vectors
 
 
 def refuse_unfit_index(config: Config, weights: Path) -> None:
@@ -99,7 +109,11 @@ def embed_detections(config: Config, options: argparse.Namespace, kind: str, med
         return step
     models = [load_embedders(folder, flip=config.embed.flip) for folder in trained]
     embedder = CropEmbedder(models, config.embed.batch_size)
-    detections = detection_step.table("table")
+    detections = detection_step.table("table", DETECTION_COLUMNS)
+    if strange := set(detections.media_id) - set(media.media_id):
+        raise UserError(
+            f"{detection_step.folder}: has boxes of {min(strange)}, which {options.work / 'media'} does not have. Run stage 1 again."
+        )
     media = media.set_index("media_id")
     files = media.drop(columns="path")
     # An item's photos, or a video, are embedded by themselves: in other company a vector's last bits are others.
@@ -171,7 +185,7 @@ def match_embedded(config: Config, options: argparse.Namespace, photos: Step, vi
         seed=config.seed,
         fresh=options.fresh,
     )
-    sides = photos.table("table"), photos.vectors(), videos.table("table"), videos.vectors()
+    sides = *boxes_and_vectors(photos), *boxes_and_vectors(videos)
     matches, votes = match_boxes(*sides, config.match, search)
     pairs = pair_boxes(matches, *sides, config.match)
     facts = None if search is nearest else {"recall": tell_recall(search, photos, videos, config)}

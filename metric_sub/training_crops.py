@@ -9,6 +9,7 @@ import pandas as pd
 from metric_sub.embedder import InputRule
 from metric_sub.tracks import longest_tracks
 from shared.boxes import clip_boxes, expand_boxes
+from shared.columns import check_places
 from shared.config import Config, EmbedTrain
 from shared.dataset import media_fingerprint
 from shared.frames import read_picture, write_jpeg
@@ -74,7 +75,8 @@ def cut_training_crops(
                 ),
             )
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=COLUMNS)})
-    crops = step.table("table")
+    crops = step.table("table", {"media_id": "str", "kind": "str", "crop": "str", "frame_index": "int64", **dict.fromkeys(BOX, "float32")})
+    check_places(crops.crop, step.folder)
     return crops.assign(crop=[str(step.folder / crop) for crop in crops.crop])
 
 

@@ -188,7 +188,7 @@ def named_parts(dataset: Dataset, parts: list[str] | None, data: Path) -> Datase
 def refuse_other_media(dataset: Dataset, media_step: Step, data: Path) -> None:
     """Raises UserError where the finished step media/ of a work folder was made from other files than the data set has."""
     skipped = {entry["media_id"] for entry in media_step.manifest["skipped"]}
-    strangers = (set(dataset.media.media_id) ^ set(media_step.table("table").media_id)) - skipped
+    strangers = (set(dataset.media.media_id) ^ set(media_step.table("table", {"media_id": "str"}).media_id)) - skipped
     if strangers:
         raise UserError(
             f"{data}: {min(strangers)} is in only one of the data and {media_step.folder} ({len(strangers)} "

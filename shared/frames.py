@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from shared.columns import check_places
 from shared.config import Data
 from shared.dataset import media_fingerprint
 from shared.errors import UserError
@@ -56,7 +57,8 @@ def extract_labelled_frames(dataset: Dataset, work: Path, data: Data, fresh: boo
         with progress_bar(total=len(media), title="labelled pictures", unit="file") as bar:
             step.build_parts(len(parts), lambda k: _extract(parts[k], wanted, step.folder, data.max_pixels, bar))
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)})
-    table = step.table("table")
+    table = step.table("table", COLUMNS)
+    check_places(table.picture, step.folder)
     misplaced = misplaced_labels(dataset, table.drop(columns="picture"))
     faults = [(entry["media_id"], entry["reason"]) for entry in step.manifest["skipped"]]
     faults += zip(misplaced.media_id, misplaced.fault, strict=True)

@@ -33,8 +33,9 @@ def parse_yaml(text: str) -> Any:
     MOST_NODES values."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text)} characters, expected {MOST_CHARACTERS} at most")
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -47,7 +48,8 @@ def parse_yaml(text: str) -> Any:
     except Exception as error:  # PyYAML's constructors raise whatever a value made them stumble over
         raise ValueError(f"{type(error).__name__}: {error}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _refuse_expansion(node: yaml.Node) -> None:

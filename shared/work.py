@@ -17,15 +17,20 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 
-from shared.errors import UserError, printable
+from shared.columns import check_columns
+from shared.errors import UserError, first_fault, printable
 from shared.journal import logged_to, note
 from shared.machine import made_with
+from shared.parse import parse_json
 
 log = logging.getLogger("work")
 
@@ -126,6 +131,18 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+class _Skipped(BaseModel):
+    media_id: StrictStr
+    reason: StrictStr
+
+
+class _Manifest(BaseModel):
+    fingerprint: StrictStr
+    rows: Annotated[int, Field(strict=True, ge=0)]
+    skipped: list[_Skipped]
+    depends: dict
+
+
 class Step:
     """One folder of the work folder.
 
@@ -182,7 +199,23 @@ class Step:
 
     @property
     def manifest(self) -> dict:
-        return json.loads(self._manifest_path.read_text(encoding="utf-8"))
+        """What the finished step says of itself. Raises UserError where that is no manifest."""
+        try:
+            tree = parse_json(self._manifest_path.read_bytes())
+            _Manifest.model_validate(tree)
+            return tree
+        except (OSError, ValueError) as error:
+            said = first_fault(error) if isinstance(error, ValidationError) else error
+            raise UserError(f"{self._manifest_path}: not a manifest ({said}). Remove {self.folder} and run again.") from None
+
+    def depends_on(self, *keys: str) -> object:
+        """What the manifest says that the finished step was made with. Raises UserError where it does not say that."""
+        node = self.manifest["depends"]
+        for key in keys:
+            if not isinstance(node, dict) or key not in node:
+                raise UserError(f"{self._manifest_path}: made by another version of vid2shop: expected depends.{'.'.join(keys)}. Run infer again.")
+            node = node[key]
+        return node
 
     def build_parts(
         self, n_parts: int, build: Callable[[int], tuple[dict[str, pd.DataFrame | np.ndarray], list[dict]]]
@@ -293,12 +326,20 @@ class Step:
         write_whole(self.folder / name, write)
         self._write_manifest(rows, [], None)
 
-    def table(self, name: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / f"{name}.parquet")
+    def table(self, name: str, columns: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
+        """A table of the step, in which these columns are as `check_columns` wants them. Raises UserError where it is damaged."""
+        path = self.folder / f"{name}.parquet"
+        return check_columns(_read_table(path), columns, path)
 
     def vectors(self) -> np.ndarray:
-        """(N, D) float32, memory-mapped, where it has rows."""
-        return _read_table(self.folder / "vectors.npy")
+        """(N, D) float32, memory-mapped, where it has rows. Raises UserError where it is damaged, or N is not the step's rows."""
+        path, n_rows = self.folder / "vectors.npy", self.manifest["rows"]
+        vectors = _read_table(path)
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != n_rows:
+            raise UserError(
+                f"{path}: expected float32 of shape ({n_rows}, D), found {vectors.dtype} of {vectors.shape}. Remove {self.folder} and run again."
+            )
+        return vectors
 
     def refuse_skipped(self, skipped: list[dict]) -> None:
         """Raises UserError for the first of what was skipped, where the step is strict."""
@@ -347,7 +388,7 @@ def read_step(folder: Path) -> Step:
         raise UserError(
             f"{folder}: not finished (no manifest.json). Run stage 1 on this work folder first: `bash run.sh infer` runs both."
         )
-    depends = json.loads(manifest.read_text(encoding="utf-8")).get("depends", {})
+    depends = Step.finished(folder, {}).manifest["depends"]
     if found != fingerprint({"schema": SCHEMA_VERSION, **depends}):  # Step would clear the folder to build it anew
         raise UserError(f"{folder}: made by another version of vid2shop. Run stage 1 on this work folder again.")
     return Step.finished(folder, depends)
@@ -490,7 +531,8 @@ def chunks(n_rows: int, size: int) -> list[slice]:
 
 def _fingerprint_of(path: Path) -> str | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        found = parse_json(path.read_bytes())["fingerprint"]
+        return found if isinstance(found, str) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -498,11 +540,11 @@ def _fingerprint_of(path: Path) -> str | None:
 def _units_of(folder: Path) -> dict[str, slice]:
     """mark -> rows of the units of a finished step that were whole; none of a step that is not finished or has no units."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        units = pd.read_parquet(folder / "units.parquet")
-    except (OSError, ValueError):
+        manifest = Step.finished(folder, {}).manifest
+        units = Step.finished(folder, {}).table("units", {"mark": "str", "rows": "int64"})
+    except UserError:
         return {}
-    if manifest.get("schema") != SCHEMA_VERSION:
+    if manifest.get("schema") != SCHEMA_VERSION or units.rows.sum() != manifest["rows"]:
         return {}
     ends = units.rows.cumsum()
     rows = map(slice, (ends - units.rows).tolist(), ends.tolist())
@@ -542,4 +584,11 @@ def _save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
 
 
 def _read_table(path: Path) -> pd.DataFrame | np.ndarray:
-    return pd.read_parquet(path) if path.suffix == ".parquet" else np.load(path, mmap_mode="r")
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # pyarrow and numpy raise whatever the bytes made them stumble over
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}: {error!s:.200}). Remove {path.parent} and run again, or run with --fresh."
+        ) from None

@@ -78,17 +78,17 @@ def media_files() -> dict[str, bytes]:
 def use_data(folder: Path) -> None:
     """Reads a data set as check, score and training do."""
     from metric_sub.score import Truth, score_result
-    from shared.check import misplaced_labels, orphans, table_of
-    from shared.dataset import coco_files, content_fingerprint, read_dataset
+    from shared.check import table_of
+    from shared.dataset import content_fingerprint, read_dataset
+    from shared.fit import misplaced_labels, problems_of_media
 
-    dataset = read_dataset(folder)
+    dataset = read_dataset(folder, detector_config().data)
     content_fingerprint(dataset)
-    sizes = {media_id: (640, 480, 100) for media_id in dataset.media.media_id}
-    faults = dataset.problems + misplaced_labels(dataset, sizes)
-    if not coco_files(folder):
-        faults += orphans(folder, dataset)
-    said = [table_of(dataset, faults), *(f"{path}: {fault}" for path, fault in faults)]
-    io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace").write("\n".join(said))
+    sizes = dataset.labelled.assign(width=640, height=480)
+    misplaced = misplaced_labels(dataset, sizes)
+    problems = dataset.problems + problems_of_media(dataset, list(zip(misplaced.media_id, misplaced.fault, strict=True)))
+    said = [table_of(dataset, problems), *(f"{problem.path}: {problem.fault}" for problem in problems)]
+    io.TextIOWrapper(io.BytesIO(), "utf-8").write("\n".join(said))
     settings = {"weights": (0.2, 0.6, 0.2), "rules": "every-instance", "frame_policy": "nearest", "min_iou": 0.5}
     score = score_result({}, Truth.of(dataset), **settings, resamples=0, confidence=0.95, seed=0)
     json.dumps(score, ensure_ascii=False)
@@ -96,9 +96,9 @@ def use_data(folder: Path) -> None:
 
 
 def prepare_data() -> None:
-    import metric_sub.score
-    import shared.check
-    import shared.dataset  # noqa: F401
+    import shared.check  # noqa: F401
+
+    detector_config()
 
 
 def labels_parser(name: str, place: str, tree: dict) -> Parser:
@@ -414,7 +414,6 @@ def read_resume(folder: Path) -> None:
 
 
 def prepare_training() -> None:
-    import torch.utils.tensorboard
 
     import shared.training  # noqa: F401
 
@@ -546,10 +545,10 @@ def run_files() -> dict[str, bytes]:
 
 
 def _write_run(folder: Path) -> None:
-    from bbox_sub.infer import COLUMNS as DETECTED
     from metric_sub.infer import match_boxes, pair_boxes
     from metric_sub.result import build_result, write_result
     from shared.catalogue import COLUMNS as CATALOGUED
+    from shared.columns import DETECTION_COLUMNS as DETECTED
     from shared.config import dump_config
     from shared.dataset import read_media
     from shared.work import Step
@@ -559,7 +558,8 @@ def _write_run(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     config, work = embedder_config(), folder / "work"
-    media = read_media(folder / "data").assign(width=640, height=480, n_frames=200, fps=25.0).astype(CATALOGUED)
+    media, _ = read_media(folder / "data", config.data)
+    media = media.assign(width=640, height=480, n_frames=200, fps=25.0).astype(CATALOGUED)
     media["path"] = [f"/nowhere/{media_id}" for media_id in media.media_id]
     Step(work / "media", {"media": "x"}).write({"table": media})
     rng, sides = np.random.default_rng(0), {}
@@ -573,7 +573,7 @@ def _write_run(folder: Path) -> None:
             for rank in range(2)
         ]
         table = pd.DataFrame(rows, columns=list(DETECTED)).astype(DETECTED)
-        vectors = rng.normal(size=(2, 8)).repeat(2, axis=0) + rng.normal(scale=0.1, size=(len(table), 8))
+        vectors = np.eye(2, 8).repeat(2, axis=0) + rng.normal(scale=0.1, size=(len(table), 8))  # of an item near each other
         vectors = np.float32(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
         depends = {"score": score, "architecture": {"categories": ["product"]}, **settings}
         step = Step(work / "detections" / kind, depends)
@@ -660,7 +660,7 @@ def read_work(folder: Path) -> None:
             use()
         except UserError as error:
             faults.append(error)
-    run = read_run(data, work)
+    run = read_run(data, work, config.data)
     score = score_run(run, config.score)
     maker = CardMaker(run, score, MAX_PIXELS, config.frames.start)
     for video in run.data.media[run.data.media.kind == "video"].itertuples():
@@ -674,34 +674,32 @@ def _calibrate(data: Path, work: Path) -> None:
     from metric_sub.calibrate import calibrate, read_boxes
 
     config = embedder_config()
-    boxes, dataset = read_boxes(data, work, None, config.detect)
+    boxes, dataset = read_boxes(data, work, None, config)
     calibrate(boxes, dataset, config, None)
 
 
 def _find(work: Path, config) -> None:
     from metric_sub.find import as_json, rank_nearest, read_asked
+    from metric_sub.infer import boxes_and_vectors
     from shared.work import read_step
 
     read_asked(work)
     steps = [read_step(work / "embeddings" / kind) for kind in ("photos", "videos")]
-    sides = [side for step in steps for side in (step.table("table"), step.vectors())]
+    sides = [side for step in steps for side in boxes_and_vectors(step)]
     as_json(rank_nearest(*sides, config.match.max_distance), "photos")
 
 
 def _match(work: Path, config) -> None:
-    from metric_sub.infer import match_boxes
+    from metric_sub.infer import boxes_and_vectors, match_boxes
     from shared.work import read_step
 
     steps = [read_step(work / "embeddings" / kind) for kind in ("photos", "videos")]
-    match_boxes(*[side for step in steps for side in (step.table("table"), step.vectors())], config.match)
+    match_boxes(*[side for step in steps for side in boxes_and_vectors(step)], config.match)
 
 
 def prepare_work() -> None:
-    import bbox_sub.coco_results
     import metric_sub.calibrate
-    import metric_sub.cards
-    import metric_sub.find
-    import metric_sub.finished_run  # noqa: F401
+    import metric_sub.cards  # noqa: F401
 
     embedder_config()
     run_files()

@@ -100,6 +100,7 @@ def _serve(pipe: Connection) -> None:
                 return
             parser = PARSERS[name]
             if files is None:
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
                 parser.prepare()
                 _limit_memory()
                 pipe.send(None)
@@ -109,7 +110,7 @@ def _serve(pipe: Connection) -> None:
 
 def _limit_memory() -> None:
     used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
 
 
 def try_files(parser, files: Files, scratch: Path) -> Verdict:
