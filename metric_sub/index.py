@@ -56,7 +56,7 @@ class IndexSearch:
             largest_norm(block, "query")
             with _faults_named(self.name, len(gallery), self.index.d):
                 candidates = self.index.search(block, width)[1]  # (n, width); -1: none
-            found = candidates >= 0
+            found = (candidates >= 0) & (candidates < len(gallery))  # a damaged index may tell of any
             distances[rows], indices[rows] = rank_candidates(block, gallery, candidates, found, k, BLOCK_ROWS)
             if len(short := np.flatnonzero(found.sum(axis=1) < k)):
                 log.info(
@@ -96,7 +96,15 @@ def search_by(
         index = _fill(empty_index(settings, gallery.shape[1]), settings, gallery, seed)
         step.write_file(FILE, lambda beside: faiss.write_index(index, str(beside)), rows=index.ntotal)
         log.info("%s: %s over %d vectors, %.1f MB", folder, settings.index, index.ntotal, path.stat().st_size / 1e6)
-    index = faiss.read_index(str(path))
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise UserError(f"{path}: FAISS cannot read it ({_said(error):.200}). Remove {folder} and run again.") from None
+    if (index.ntotal, index.d, index.is_trained) != (*gallery.shape, True):
+        raise UserError(
+            f"{path}: expected an index of {len(gallery)} vectors of {gallery.shape[1]} values, found one of {index.ntotal} of "
+            f"{index.d}. Remove {folder} and run again."
+        )
     _set_parameters(index, settings)
     return IndexSearch(index, settings.index, settings.candidates)
 
@@ -150,9 +158,14 @@ def _faults_named(name: str, n: int, dimension: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = re.sub(r"^.*? at \S+:\d+: (?:Error: )?", "", str(error), flags=re.DOTALL).strip()
+        said = _said(error)
         of = f"{n} vectors of {dimension} values" if n else f"vectors of {dimension} values"
         raise UserError(
             f"search.index: FAISS refuses {name!r} for {of}: {said}. Expected exact, or a string of FAISS's index "
             "factory that fits them, such as IVF256,Flat (which needs 256 vectors or more), HNSW32 or PQ64 (see docs/matching.md)."
         ) from None
+
+
+def _said(error: RuntimeError) -> str:
+    """What FAISS says, without its own place."""
+    return re.sub(r"^.*? at \S+:\d+: (?:Error: )?", "", str(error), flags=re.DOTALL).strip()

@@ -258,7 +258,8 @@ class Record:
         figure = Figure(figsize=(4.5 * n_columns, 3 * n_rows), layout="constrained")
         for place, name in enumerate(names, 1):
             points = [(int(row["step"]), float(row[name])) for row in self._rows if row.get(name) not in (None, "")]
-            axes = figure.add_subplot(n_rows, n_columns, place, title=name, xlabel="step")
+            axes = figure.add_subplot(n_rows, n_columns, place, xlabel="step")
+            axes.set_title(name, parse_math=False)  # it comes from a file
             _draw_curve(axes, *np.array(points).T, jumps="loss" in name)
             for number, step in enumerate(phases, 2):
                 axes.axvline(step, color="grey", linestyle="--", linewidth=0.8)

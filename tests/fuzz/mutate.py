@@ -286,6 +286,9 @@ class Hostile:
     def __reduce__(self):
         return open, ("../ran", "w")
 
+    def __deepcopy__(self, memo: dict):
+        return self
+
 
 def pickle_files(trees: list[object]) -> st.SearchStrategy[bytes]:
     """Mutations of pickled trees: of their values, some of them hostile, and of the pickle's bytes."""

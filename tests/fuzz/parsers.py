@@ -671,11 +671,13 @@ def read_work(folder: Path) -> None:
 
 
 def _calibrate(data: Path, work: Path) -> None:
-    from metric_sub.calibrate import calibrate, read_boxes
+    from metric_sub.calibrate import Matcher, read_boxes
+    from metric_sub.settings import Settings
 
     config = embedder_config()
-    boxes, dataset = read_boxes(data, work, None, config)
-    calibrate(boxes, dataset, config, None)
+    boxes, _ = read_boxes(data, work, None, config)
+    settings = Settings(config.detect.video_score, config.detect.photo_score, config.match.min_share)
+    Matcher(boxes, config.detect.keep_best_photo_box, config.match).result(settings, config.match.max_distance)
 
 
 def _find(work: Path, config) -> None:
