@@ -12,15 +12,49 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.weights import read_state
 
-ALLOWED = {  # what a pickle of numpy arrays is made of; nothing here runs code of the file's choosing
+KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}  # of numbers, as numpy writes them into a pickle
+
+
+class _Kind:
+    """Stands for a numpy.dtype: what kind of numbers, and in which order their bytes are."""
+
+    def __init__(self, name: object, *_: object):
+        self.name, self.order = name, "<"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+    def of_numpy(self) -> np.dtype:
+        if self.name not in KINDS or self.order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"it has an array of {self.name!r:.80}, expected one of {', '.join(sorted(KINDS))}")
+        return np.dtype(self.name).newbyteorder(self.order)
+
+
+class _Array:
+    """Stands for a numpy.ndarray: numpy would take the shape, the kind and the address of a hostile file at its word."""
+
+    def __init__(self, *_: object):
+        self.array: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, by_column, data = state
+        data = data.encode("latin1") if isinstance(data, str) else data  # Python 2's
+        flat = np.frombuffer(data, kind.of_numpy())
+        self.array = flat.reshape(shape, order="F" if by_column else "C")
+
+
+def _scalar(*_: object) -> None:
+    """Stands for a number of numpy's, such as a count of iterations, which no weight is."""
+
+
+ALLOWED = {  # what a pickle of numpy arrays asks for -> what it gets; nothing here runs code of the file's choosing
     ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{
-        (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    },
+    ("_codecs", "encode"): lambda text, *_: text,  # of bytes, as protocols before 3 write them
+    ("__builtin__", "bytes"): lambda *_: b"",  # of none
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
 }
 
 
@@ -41,14 +75,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not isinstance(arrays, dict) or not arrays:
         raise UserError(f"{path}: expected a mapping of names to arrays, found {type(arrays).__name__}.")
     state = {}
-    for name, array in arrays.items():
-        if not isinstance(name, str) or not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-            raise UserError(f"{path}: {name!r:.80}: expected an array of numbers, found {type(array).__name__}.")
-        state[name] = torch.from_numpy(np.array(array))
+    for name, value in arrays.items():
+        array = value.array if isinstance(value, _Array) else None
+        if not isinstance(name, str) or array is None:
+            raise UserError(f"{path}: {name!r:.80}: expected an array of numbers, found {type(value).__name__.strip('_')}.")
+        native = array.astype(array.dtype.newbyteorder("="))
+        state[name] = torch.from_numpy(np.array(native))
     return state
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # Python's own: the one in C takes memory for as many memos as a file claims to have
     def find_class(self, module: str, name: str) -> object:
         try:
             return ALLOWED[module, name]

@@ -20,7 +20,7 @@ from bbox_sub.body import build_body, preprocessing
 from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
 from shared.config import Detector
 from shared.errors import UserError
-from shared.weights import load_weights, read_description
+from shared.weights import load_weights, read_description, refuse_other_shapes
 
 INFERENCE_KEYS = {
     "engine",
@@ -133,10 +133,11 @@ def load_detector(folder: Path, *, least_score: float, **chosen: float) -> tuple
     """
     try:
         config = Detector.model_validate({**read_description(folder)["architecture"], **chosen})
-    except (KeyError, ValidationError) as error:
+    except ValidationError as error:
         raise UserError(
             f"{folder}/model.json: not a detector that this version knows ({error}). Train again."
         ) from None
+    refuse_other_shapes(folder, lambda: build_detector(config.model_copy(update={"engine": "torchvision"}), load_pretrained=False))
     model = build_detector(config, load_pretrained=False, least_score=least_score)
     load_weights(folder, model)
     return model.eval(), config

@@ -28,7 +28,7 @@ from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.fit import settle_problems
 from shared.tables import Dataset
-from shared.work import locked, read_step
+from shared.work import locked, read_step, write_json
 
 log = logging.getLogger("bench")
 
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\n".join(table(rows[name])))
         print(f"S1: with the config's max_distance. cut-off: {'fitted elsewhere' if fitted else 'the best here'}; S1* and the kinds: with it.")
         if options.json:
-            options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            write_json(options.json, rows)
 
 
 def read_cut_offs(path: Path) -> dict[str, dict[str, float]]:

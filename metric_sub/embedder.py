@@ -6,18 +6,28 @@
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import timm
 import torch
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
 from shared.config import Embed, Embedder
-from shared.errors import UserError
-from shared.weights import fill_backbone, load_weights, read_description, save_weights
+from shared.errors import UserError, first_fault
+from shared.weights import fill_backbone, load_weights, read_description, refuse_other_shapes, save_weights
 
 INFERENCE_KEYS = {"flip", "batch_size"}  # of the section `embed`: what inference may choose after training
+
+
+_Networks = Annotated[int, Field(strict=True, ge=1, le=100)]
+
+
+class _Architecture(BaseModel):
+    model: dict
+    shape: dict
 
 
 class GeM(nn.Module):
@@ -176,17 +186,35 @@ def _in_one(networks: list[EmbeddingNet]) -> nn.Module:
     return networks[0] if len(networks) == 1 else nn.ModuleList(networks)
 
 
+def read_embedder(folder: Path) -> tuple[Embedder, Embed, int]:
+    """What model.json says of an embedder: its config, that of all, and of how many networks it is.
+
+    Raises UserError where it says something else.
+    """
+    description, keys = read_description(folder), ("mean", "std", "interpolation")
+    try:
+        architecture = _Architecture.model_validate(description["architecture"])
+        # What it was trained with, whatever timm says by now.
+        model = Embedder.model_validate(architecture.model | {"input_size": description["input_size"]})
+        shape = Embed.model_validate(architecture.shape | {key: description[key] for key in keys})
+        return model, shape, TypeAdapter(_Networks).validate_python(description["networks"])
+    except (KeyError, ValidationError) as error:
+        said = first_fault(error) if isinstance(error, ValidationError) else f"no {error}"
+        raise UserError(f"{folder / 'model.json'}: not an embedder that this version knows: {said}. Train again.") from None
+
+
 def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
     """The trained network of a model folder, on the GPU where there is one; of concatenated snapshots each.
 
     Raises UserError where the folder is missing or does not fit.
     """
-    description = read_description(folder)
-    architecture, keys = description["architecture"], ("mean", "std", "interpolation")
-    # What it was trained with, whatever timm says by now.
-    model = Embedder.model_validate(architecture["model"] | {"input_size": description["input_size"]})
-    shape = Embed.model_validate(architecture["shape"] | {key: description[key] for key in keys})
-    networks = [build_embedder(model, shape, load_pretrained=False) for _ in range(description["networks"])]
+    model, shape, n_networks = read_embedder(folder)
+
+    def build() -> list[EmbeddingNet]:
+        return [build_embedder(model, shape, load_pretrained=False) for _ in range(n_networks)]
+
+    refuse_other_shapes(folder, lambda: _in_one(build()))
+    networks = build()
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
     device = "cuda" if torch.cuda.is_available() else "cpu"

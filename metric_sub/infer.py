@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import INFERENCE_KEYS, load_embedders
+from metric_sub.embedder import INFERENCE_KEYS, load_embedders, read_embedder
 from metric_sub.index import EXACT, NearestSearch, empty_index, recall_against_exact, search_by
 from metric_sub.pairs import further_pairs
 from metric_sub.probability import match_probability
@@ -58,14 +58,15 @@ def refuse_unfit_index(config: Config, weights: Path) -> None:
     """Raises UserError, before the work, where FAISS cannot make the config's index for the embedders' vectors."""
     if config.search.index == EXACT:
         return
-    models = read_trained(config, weights).values()
-    empty_index(config.search, sum(model["networks"] * model["architecture"]["shape"]["dimension"] for model in models))
+    models = map(read_embedder, read_trained(config, weights))
+    empty_index(config.search, sum(n_networks * shape.dimension for _, shape, n_networks in models))
 
 
 def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
     """Each embedder's folder and its model.json, in the config's order. Raises UserError where config and training differ."""
     trained = {weights / model.name: read_description(weights / model.name) for model in config.embedders}
     for (folder, description), model in zip(trained.items(), config.embedders, strict=True):
+        read_embedder(folder)  # refuses what is no embedder
         architecture = description["architecture"]
         refuse_other_architecture(
             folder, architecture["model"], model.model_dump(), set(architecture["model"]) - {"backbone", "input_size", "aspect_groups"}
@@ -110,7 +111,8 @@ def embed_detections(config: Config, options: argparse.Namespace, kind: str, med
         fingerprint([settings, table_fingerprint(item), table_fingerprint(files.loc[item.media_id.unique()])])
         for item in items
     ]
-    with progress_bar(total=len(items), title=f"embed {kind}", unit="item" if kind == "photos" else "video") as bar:
+    done, unit = step.standing(len(items), ITEMS_PER_PART[kind]), "item" if kind == "photos" else "video"
+    with progress_bar(total=len(items), title=f"embed {kind}", unit=unit, done=done) as bar:
 
         def build(k: int) -> tuple[dict, list[dict]]:
             for media_id, boxes in items[k].groupby("media_id", sort=False):
@@ -249,4 +251,4 @@ def pair_boxes(
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, lower="embed.batch_size, search.candidates or data.max_pixels")

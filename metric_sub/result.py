@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from metric_sub.vote import FRAME_BOX, ITEM_BOX
 from shared.errors import UserError
+from shared.parse import parse_json
 from shared.work import write_json
 
 DECIMALS = 2  # of a pixel
@@ -86,7 +87,7 @@ def read_result(path: str | Path) -> dict[str, ResultEntry]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(f"{path}: cannot be read ({reason}). Run inference first, or name another result.") from None
     try:
-        tree = json.loads(text, object_pairs_hook=_without_repeats)
+        tree = parse_json(text, object_pairs_hook=_without_repeats)
     except _RepeatedKey as error:
         raise UserError(f"{path}: the key {error} stands twice in one object; expected once. Remove one.") from None
     except ValueError as error:

@@ -86,6 +86,7 @@ def _probe(rows: pd.DataFrame, reader: Reader, step: Step, bar) -> tuple[dict, l
             probed.append((*row, info.width, info.height, info.n_frames, info.fps))
         except MediaError as error:
             skipped.append({"media_id": row.media_id, "reason": str(error)})
+            bar.skip()
             step.refuse_skipped(skipped)
         bar.update()
     return _table(probed), skipped

@@ -13,7 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shared.config_words import in_words
 from shared.errors import UserError
 from shared.overrides import apply_override, changed
-from shared.work import write_whole
+from shared.parse import parse_yaml
+from shared.work import write_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -413,12 +414,14 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: the config cannot be read ({error}). Give --config a YAML file, such as configs/cpu.yaml."
         ) from None
-    except yaml.YAMLError as error:
+    try:
+        tree = parse_yaml(text)
+    except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(tree).__name__}. See configs/cpu.yaml.")
@@ -439,4 +442,4 @@ def dump_config(config: BaseModel) -> str:
 def save_config(folder: Path, config: Config) -> None:
     """Writes the effective config beside an output, as <folder>/config.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.yaml", lambda beside: beside.write_text(dump_config(config), encoding="utf-8"))
+    write_text(folder / "config.yaml", dump_config(config))

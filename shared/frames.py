@@ -147,4 +147,5 @@ def _extract(media: pd.DataFrame, wanted: pd.Series, folder: Path, reader: Reade
         except MediaError as error:
             skipped.append({"media_id": medium.media_id, "reason": str(error)})
         bar.update()
+    bar.skip(len(skipped))
     return {"table": pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)}, skipped

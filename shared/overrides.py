@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import yaml
-
 from shared.config_words import nearest_key
 from shared.errors import UserError
+from shared.parse import parse_yaml
 
 
 def apply_override(tree: dict, override: str) -> None:
@@ -25,8 +24,8 @@ def apply_override(tree: dict, override: str) -> None:
         key = int(key) if isinstance(node, list) else key
         if depth == len(keys) - 1:
             try:
-                node[key] = yaml.safe_load(text)
-            except yaml.YAMLError as error:
+                node[key] = parse_yaml(text)
+            except ValueError as error:
                 raise UserError(f"override {override!r}: the value is not valid YAML: {error}") from None
         node = node[key]
 

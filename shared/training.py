@@ -1,6 +1,7 @@
 """What both training loops share: data, schedule, average of weights, checkpoints, and the record that becomes curves."""
 
 import argparse
+import contextlib
 import csv
 import logging
 import math
@@ -18,9 +19,11 @@ from shared.config import Config, save_config
 from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.weights import is_whole, read_description
-from shared.work import fingerprint, write_json, write_whole
+from shared.work import fingerprint, held, locked, remove_leftovers, write_json, write_whole
 
 log = logging.getLogger("train")
+
+RESUME = "resume"  # the folder of a model's checkpoints
 
 # Keys of detector_train and of embed_train: how a run is carried out, not what comes of it.
 RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}
@@ -37,6 +40,16 @@ def training_data(options: argparse.Namespace, config: Config, parts: list[str])
     sides = train_and_validation(dataset, parts, config.data.validation_parts, config.data.holdout)
     save_config(options.weights, config)
     return split_parts(dataset, config.training_parts), list(sides)
+
+
+def hold_for_training(options: argparse.Namespace, into: contextlib.ExitStack) -> None:
+    """Takes the locks of the work folder and of the weights, which a training with another work folder may share."""
+    into.enter_context(locked(options.work))
+    try:
+        options.weights.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{options.weights}: cannot be made ({error.strerror}). Name another with --weights.") from None
+    into.enter_context(held(options.weights, what="weights folder", option="--weights"))
 
 
 def check_precision(precision: str, key: str) -> None:
@@ -125,7 +138,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, depends: dict, parts: dict[str, object], keep: int):
-        self._folder = folder / "resume"
+        self._folder = folder / RESUME
         self._fingerprint = fingerprint(depends)
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._keep = keep
@@ -133,6 +146,8 @@ class Checkpoint:
 
     def load(self) -> int:
         """Fills the parts from the newest whole file and gives the steps done; 0 where there is nothing to go on from."""
+        for folder in (self._folder, self._folder.parent):
+            remove_leftovers(folder)
         paths = sorted(self._folder.glob("*.pt"))
         while paths:
             try:
@@ -145,8 +160,14 @@ class Checkpoint:
             if found != self._fingerprint:
                 log.info("%s: made with another config or data, starts anew", paths[-1])
                 return 0
-            for name, part in self._parts.items():
-                part.load_state_dict(parts[name])
+            try:
+                for name, part in self._parts.items():
+                    part.load_state_dict(parts[name])
+            except Exception as error:  # each kind of part raises its own where it is given what is none of its states
+                raise UserError(
+                    f"{paths[-1]}: not the state of this training ({type(error).__name__}: {error}). Remove {self._folder} to "
+                    "train anew."
+                ) from None
             self._own = paths
             return step
         return 0
@@ -171,7 +192,11 @@ def _read_checkpoint(path: Path) -> tuple[str, int, dict[str, dict]]:
     with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
         if damaged := archive.testzip():
             raise ValueError(f"wrong checksum of {damaged}")
+        if any(member.file_size > member.compress_size for member in archive.infolist()):
+            raise ValueError("it is compressed")  # as torch.save's are not: a small file could take all memory
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state["step"], int) or state["step"] < 0 or not isinstance(state["parts"], dict):
+        raise ValueError("expected the number of steps, and the states of the parts")
     return state["fingerprint"], state["step"], state["parts"]
 
 
@@ -189,8 +214,15 @@ class Record:
     def _read(self) -> list[dict]:
         if not self._path.is_file():
             return []
-        with open(self._path, newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row.get("step")]
+        try:
+            with open(self._path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError):
+            rows = [{}]
+        kept = [row for row in rows if _is_record(row)]
+        if len(kept) < len(rows):
+            log.warning("%s: %d rows are damaged and left out", self._path, len(rows) - len(kept))
+        return kept
 
     def note(self, step: int, **values: float) -> None:
         self._rows.append({"step": step, **values})
@@ -236,6 +268,16 @@ class Record:
         write_whole(self._path.with_name("curves.png"), lambda beside: figure.savefig(beside, dpi=110, format="png"))
 
 
+def _is_record(row: dict) -> bool:
+    """Whether a row of log.csv has a step and numbers alone."""
+    try:
+        for value in row.values():
+            float(value or 0)
+        return 0 <= int(row["step"]) < 2**63
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """The mean of each value and up to `width` before and after it, fewer at the ends: (N,) -> (N,)."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -262,9 +304,12 @@ def mark_finished(folder: Path, depends: dict) -> None:
 
 
 def finished(folder: Path, depends: dict) -> bool:
-    """Whether a model folder was finished by a run with these dependencies."""
+    """Whether a model folder was finished by a run with these dependencies; then it needs no checkpoints any more."""
     try:
         description = read_description(folder)
-        return description.get("fingerprint") == fingerprint(depends) and is_whole(folder)
+        whole = description.get("fingerprint") == fingerprint(depends) and is_whole(folder)
     except UserError:
         return False
+    if whole:
+        shutil.rmtree(folder / RESUME, ignore_errors=True)  # of a run that was killed after it had finished
+    return whole

@@ -1,23 +1,22 @@
 """A trained model's folder: weights.safetensors and model.json, which together rebuild it without the YAML."""
 
 import hashlib
-import json
 import logging
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from shared.errors import UserError
+from shared.machine import PROJECT, made_with
+from shared.parse import parse_json
 from shared.work import write_json, write_whole
 
 log = logging.getLogger("weights")
-
-# Configs name pretrained files from here, whatever folder a command runs in.
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> None:
@@ -28,20 +27,26 @@ def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda beside: save_file(state, beside))
-    write_json(folder / "model.json", {**description, "sha256": file_sha256(folder / "weights.safetensors")})
+    write_json(folder / "model.json", {**description, "sha256": file_sha256(folder / "weights.safetensors"), "made_with": made_with()})
 
 
 def read_description(folder: Path) -> dict:
-    """model.json of a trained model. Raises UserError where there is none."""
+    """model.json of a trained model. Raises UserError where there is none, or one without a sha256 and an architecture."""
     path = folder / "model.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        description = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no trained model here (no model.json). Run `bash run.sh train` first, or name the folder with --weights."
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}). Train again or restore the file.") from None
+    if not isinstance(description, dict):
+        raise UserError(f"{path}: expected an object, found a {type(description).__name__}. Train again or restore the file.")
+    for key, kind in (("sha256", str), ("architecture", dict)):
+        if not isinstance(description.get(key), kind):
+            raise UserError(f"{path}: {key}: expected a {kind.__name__}, found {description.get(key)!r:.80}. Train again or restore the file.")
+    return description
 
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
@@ -62,6 +67,25 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: does not fit the architecture in model.json: {error}") from None
+
+
+def refuse_other_shapes(folder: Path, build: Callable[[], torch.nn.Module]) -> None:
+    """Raises UserError where the network that `build` makes has other weights than the file, before any memory is taken for
+    it: model.json may ask for a network of any size, the file holds those that are there."""
+    path = folder / "weights.safetensors"
+    with torch.device("meta"):
+        wanted = {name: list(value.shape) for name, value in build().state_dict().items()}
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Train again or restore it.") from None
+    if wanted != found:
+        name = min(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        raise UserError(
+            f"{path}: does not fit the architecture in model.json: {name} is {found.get(name, 'not there')}, expected "
+            f"{wanted.get(name, 'none of that name')}. Train again or restore it."
+        )
 
 
 def is_whole(folder: Path) -> bool:
@@ -89,11 +113,14 @@ def refuse_other_architecture(folder: Path, trained: dict, configured: dict, fre
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from a file that someone else made: .safetensors, or .pt / .pth read without running pickled code.
 
-    Looks into `model` or `state_dict` where the file nests it. Raises UserError where it is missing or holds no tensors.
+    Looks into `model` or `state_dict` where the file nests it. Raises UserError where it is missing, holds no tensors, or such
+    as would take more memory than the file has bytes (compressed ones, or one number spread over a large shape).
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file. Put it there, or name another.")
     try:
+        if path.suffix != ".safetensors":
+            _refuse_compressed(path)
         state = (
             load_file(path)
             if path.suffix == ".safetensors"
@@ -106,7 +133,28 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: expected a mapping of names to tensors, found {type(state).__name__}.")
+    for name, value in state.items():
+        if not isinstance(name, str) or not _is_plain(value, path.stat().st_size):
+            raise UserError(f"{path}: {name!r:.80}: expected a name and its numbers, found a tensor {value.layout} of shape {tuple(value.shape)}.")
     return state
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raises ValueError for an archive whose members are larger than they stand there, as torch.save writes none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if packed := [member.filename for member in archive.infolist() if member.file_size > member.compress_size]:
+                raise ValueError(f"{packed[0]!r:.80} is compressed")
+
+
+def _is_plain(value: torch.Tensor, n_bytes: int) -> bool:
+    """Whether a tensor is dense, of real numbers, and all its numbers stand in a file of so many bytes."""
+    return (
+        value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_complex() or value.is_quantized)
+        and value.numel() * value.element_size() <= n_bytes
+    )
 
 
 def fill_backbone(

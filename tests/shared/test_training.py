@@ -282,11 +282,11 @@ def test_batches_are_read_from_the_step_that_is_due(workers):
 
 def test_a_model_is_finished_only_for_what_it_depends_on(tmp_path):
     assert not finished(tmp_path, {"key": 1})
-    save_weights(tmp_path, small_model(), {"kind": "x"})
+    save_weights(tmp_path, small_model(), {"kind": "x", "architecture": {}})
     assert not finished(tmp_path, {"key": 1})  # the run that writes it may go on
     mark_finished(tmp_path, {"key": 1})
     assert finished(tmp_path, {"key": 1}) and not finished(tmp_path, {"key": 2})
-    save_weights(tmp_path, small_model(1), {"kind": "x"})
+    save_weights(tmp_path, small_model(1), {"kind": "x", "architecture": {}})
     assert not finished(tmp_path, {"key": 1})
 
 

@@ -29,7 +29,7 @@ def equal(a, b):
 
 def test_weights_come_back_exactly_with_their_description(tmp_path):
     model = model_of(0).to(memory_format=torch.channels_last)
-    save_weights(tmp_path / "model", model, {"kind": "x", "metrics": {"mAP": 0.5}})
+    save_weights(tmp_path / "model", model, {"kind": "x", "metrics": {"mAP": 0.5}, "architecture": {}})
     other = model_of(1)
     assert not equal(model, other)
     load_weights(tmp_path / "model", other)
@@ -39,8 +39,8 @@ def test_weights_come_back_exactly_with_their_description(tmp_path):
 
 
 def test_saving_again_replaces_both_files(tmp_path):
-    save_weights(tmp_path, model_of(0), {"epoch": 1})
-    save_weights(tmp_path, model_of(1), {"epoch": 2})
+    save_weights(tmp_path, model_of(0), {"epoch": 1, "architecture": {}})
+    save_weights(tmp_path, model_of(1), {"epoch": 2, "architecture": {}})
     other = model_of(2)
     load_weights(tmp_path, other)
     assert equal(other, model_of(1)) and read_description(tmp_path)["epoch"] == 2
@@ -59,7 +59,7 @@ def test_saving_again_replaces_both_files(tmp_path):
     ],
 )
 def test_weights_that_are_not_those_of_model_json_are_refused(tmp_path, tamper):
-    save_weights(tmp_path, model_of(0), {"kind": "x"})
+    save_weights(tmp_path, model_of(0), {"kind": "x", "architecture": {}})
     tamper(tmp_path)
     other = model_of(2)
     with pytest.raises(UserError, match="sha256"):
@@ -68,7 +68,7 @@ def test_weights_that_are_not_those_of_model_json_are_refused(tmp_path, tamper):
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
-    save_weights(tmp_path, model_of(0), {})
+    save_weights(tmp_path, model_of(0), {"architecture": {}})
     for other in (model_of(0, width=5), nn.Sequential(*model_of(0), nn.Linear(2, 2)), nn.Sequential(*model_of(0)[:2])):
         with pytest.raises(UserError, match="does not fit the architecture"):
             load_weights(tmp_path, other)
