@@ -87,9 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     log.info("%s: look at thresholds.png, misses.png, false_alarms.png", folder)
 
 
-def labelled_in(dataset: Dataset, folder: Path, data: Data, fresh: bool) -> pd.DataFrame:
+def labelled_in(dataset: Dataset, folder: Path, limits: Data, fresh: bool) -> pd.DataFrame:
     """A row per labelled photo and frame: media_id, frame_index, picture (a file), kind ('photos', 'frames'), title."""
-    pictures = extract_labelled_frames(dataset, folder, data, fresh)
+    pictures = extract_labelled_frames(dataset, folder, limits, fresh)
     is_photo = pictures.media_id.map(dataset.media.set_index("media_id").kind) == "photo"
     return pictures.assign(
         kind=np.where(is_photo, "photos", "frames"),

@@ -9,8 +9,9 @@ import pandas as pd
 from shared.config import Data
 from shared.dataset import read_media
 from shared.errors import printable
-from shared.media import MediaError, probe_photo, probe_video
+from shared.media import MediaError
 from shared.progress import progress_bar
+from shared.reader import Reader, open_reader
 from shared.work import Step, chunks, table_fingerprint, write_json
 
 log = logging.getLogger("media")
@@ -53,31 +54,35 @@ def tell_skipped(work: Path) -> None:
         )
 
 
-def catalogue_media(root: Path, work: Path, data: Data, fresh: bool, strict: bool) -> Step:
+def catalogue_media(root: Path, work: Path, limits: Data, fresh: bool, strict: bool) -> Step:
     """The finished step <work>/media: table `table` with COLUMNS, sorted by media_id.
 
     What cannot be used is in its manifest: files that cannot be read, and what stands among the media and is none.
     """
-    found, problems = read_media(root, data)
-    max_pixels = data.max_pixels
+    found, problems = read_media(root, limits)
     skipped = [{"media_id": problem.media_id, "reason": problem.fault} for problem in problems]
-    depends = {"media": table_fingerprint(found), "left_out": skipped, "max_pixels": max_pixels}
+    depends = {
+        "media": table_fingerprint(found),
+        "left_out": skipped,
+        "max_pixels": limits.max_pixels,
+        "max_frames": limits.max_frames,
+    }
     step = Step(work / "media", depends, fresh, strict=strict)
     if not step.done:
         parts = [slice(0, 0), *chunks(len(found), MEDIA_PER_PART)]  # the first is what is left out by its name
-        with progress_bar(total=len(found), title="media", unit="file") as bar:
+        with progress_bar(total=len(found), title="media", unit="file") as bar, open_reader(limits) as reader:
             step.build_parts(
-                len(parts), lambda k: _probe(found[parts[k]], max_pixels, step, bar) if k else (_table([]), skipped)
+                len(parts), lambda k: _probe(found[parts[k]], reader, step, bar) if k else (_table([]), skipped)
             )
         step.finish(len(parts), ["table"], _table([]))
     return step
 
 
-def _probe(rows: pd.DataFrame, max_pixels: int, step: Step, bar) -> tuple[dict, list[dict]]:
+def _probe(rows: pd.DataFrame, reader: Reader, step: Step, bar) -> tuple[dict, list[dict]]:
     probed, skipped = [], []
     for row in rows.itertuples(index=False):
         try:
-            info = (probe_photo if row.kind == "photo" else probe_video)(row.path, max_pixels)
+            info = (reader.probe_photo if row.kind == "photo" else reader.probe_video)(row.path)
             probed.append((*row, info.width, info.height, info.n_frames, info.fps))
         except MediaError as error:
             skipped.append({"media_id": row.media_id, "reason": str(error)})

@@ -9,12 +9,13 @@ from collections import Counter
 import pandas as pd
 
 from shared.cli import config_of, parse_options, run_entry
-from shared.config import Config
+from shared.config import Config, Data
 from shared.dataset import read_dataset
 from shared.fit import misplaced_labels, problems_of_media
-from shared.frames import labelled_images, lacking
-from shared.media import MediaError, probe_video
+from shared.frames import ask_labelled, lacking
+from shared.media import MediaError
 from shared.progress import progress_bar
+from shared.reader import open_reader
 from shared.tables import Dataset, Problem
 
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Look through a data set.", argv)
     config = config_of(options)
     dataset = read_dataset(options.data, config.data)
-    sizes, faults = read_all(dataset, config.data.max_pixels)
+    sizes, faults = read_all(dataset, config.data)
     misplaced = misplaced_labels(dataset, sizes)
     faults += zip(misplaced.media_id, misplaced.fault, strict=True)
     problems = dataset.problems + problems_of_media(dataset, faults) + unknown_labels(dataset, config)
@@ -32,21 +33,21 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(1 if problems else 0)
 
 
-def read_all(dataset: Dataset, max_pixels: int) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def read_all(dataset: Dataset, limits: Data) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Decodes every photo, every labelled frame, and of a video without labels the first frame and the packets.
 
     Gives media_id, frame_index, width, height of all labelled pictures that can be read, and (media_id, fault) of what cannot.
     """
     sizes, faults = [], []
     labelled = dataset.labelled.groupby("media_id").frame_index.apply(list).to_dict()
-    with progress_bar(total=len(dataset.media), title="check", unit="file") as bar:
+    with progress_bar(total=len(dataset.media), title="check", unit="file") as bar, open_reader(limits) as reader:
         for row in dataset.media.itertuples():
             wanted = labelled.get(row.media_id, [0] if row.kind == "photo" else [])
             missing = set(wanted)
             try:
                 if not wanted:
-                    probe_video(row.path, max_pixels)
-                for index, image_rgb in labelled_images(row, wanted, max_pixels) if wanted else ():
+                    reader.probe_video(row.path)
+                for index, image_rgb in ask_labelled(reader, row, wanted) if wanted else ():
                     sizes.append((row.media_id, index, image_rgb.shape[1], image_rgb.shape[0]))
                     missing.discard(index)
                 if missing:

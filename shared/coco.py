@@ -4,7 +4,6 @@ A file's pictures stand in its folder or in images/ beside it, as file_name says
 height and become x1, y1, x2, y2; a crowd's box (iscrowd 1) is no object's box and is left out.
 """
 
-import json
 import logging
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
 
 from shared.errors import UserError, first_fault, printable
 from shared.json_files import read_json_text
+from shared.parse import parse_json
 from shared.tables import (
     MEDIA_COLUMNS,
     SINGLE_PART,
@@ -32,14 +32,6 @@ log = logging.getLogger("coco")
 Number = Annotated[Pixel, Field(strict=True)]
 
 
-def _encodable(text: str) -> str:
-    text.encode()  # half of a surrogate pair, which JSON can escape, fits no table; UnicodeEncodeError is a ValueError
-    return text
-
-
-Text = Annotated[StrictStr, AfterValidator(_encodable)]
-
-
 class _File(BaseModel):
     images: list[Any]
     annotations: list[Any] | None = None  # a file without them names pictures to search
@@ -48,12 +40,12 @@ class _File(BaseModel):
 
 class _Image(BaseModel):
     id: StrictInt
-    file_name: Text
+    file_name: StrictStr
 
 
 class _Category(BaseModel):
     id: StrictInt
-    name: Text
+    name: StrictStr
 
 
 class _Annotation(BaseModel):
@@ -138,12 +130,12 @@ def read_coco_file(path: Path, max_bytes: int) -> CocoFile:
         words = f"it cannot be read: {error.strerror}" if isinstance(error, OSError) else error
         raise UserError(f"{path}: expected a COCO file; {words}.") from None
     try:
-        whole = _File.model_validate(json.loads(text))
+        whole = _File.model_validate(parse_json(text))
     except ValidationError as error:
         raise UserError(
             f"{path}: expected a COCO file (an object with the lists images, annotations, categories); {first_fault(error)}."
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(
             f"{path}: expected a COCO file, found no JSON ({error}). Restore it, or move it away."
         ) from None

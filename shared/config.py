@@ -53,6 +53,9 @@ class Data(Section):
     max_annotation_bytes: Count  # a file of one photo's or video's annotations, or items.json, with more is refused
     max_coco_bytes: Count
     on_error: Literal["refuse", "skip"]  # what training and evaluation do with a data set of which something does not fit
+    max_frames: Count  # a video with more is refused
+    seconds_per_file: Positive  # a file that is waited for longer than this while it is decoded is given up
+    decoder_memory_mb: Annotated[int, Field(ge=256)]  # MiB that the process which decodes may take
 
 
 class Detector(Section):

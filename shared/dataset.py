@@ -8,7 +8,6 @@ items.json (of the root or of the folder above it) may tell each item's kind.
 """
 
 import errno
-import json
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from shared.coco import read_coco
 from shared.config import Data
 from shared.errors import UserError, first_fault, printable
 from shared.json_files import read_json_text
+from shared.parse import parse_json
 from shared.tables import (
     MEDIA_COLUMNS,
     SINGLE_PART,
@@ -439,14 +439,13 @@ def _read_kinds(root: Path, max_bytes: int) -> dict[str, str]:
         if not os.path.lexists(path):
             continue
         try:
-            entries = json.loads(read_json_text(path, max_bytes, "max_annotation_bytes"))
+            entries = parse_json(read_json_text(path, max_bytes, "max_annotation_bytes"))
             kinds = {entry.get("item_id") or entry["video_id"]: entry["kind"] for entry in entries}
             for text in (*kinds, *kinds.values()):
                 if not isinstance(text, str):
                     raise TypeError(f"{text!r} is no text")
-                text.encode()  # an escaped half of a surrogate pair is no text either
             return kinds
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}: expected a list of objects with item_id (or video_id) and kind ({type(error).__name__}: {error})"
             ) from None

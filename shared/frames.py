@@ -13,8 +13,9 @@ from shared.config import Data
 from shared.dataset import media_fingerprint
 from shared.errors import UserError
 from shared.fit import misplaced_labels, problems_of_media, settle_problems
-from shared.media import MediaError, probe_photo, read_frames, read_photo
+from shared.media import MediaError, probe_photo, read_photo
 from shared.progress import progress_bar
+from shared.reader import Reader, open_reader
 from shared.tables import Dataset
 from shared.work import Step, chunks, table_fingerprint, write_whole
 
@@ -23,7 +24,7 @@ COLUMNS = {"media_id": "str", "frame_index": "int64", "picture": "str", "width":
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
-def extract_labelled_frames(dataset: Dataset, work: Path, data: Data, fresh: bool) -> pd.DataFrame:
+def extract_labelled_frames(dataset: Dataset, work: Path, limits: Data, fresh: bool) -> pd.DataFrame:
     """A picture file for every labelled photo and frame: a table (media_id, frame_index, picture).
 
     Photos stand for themselves; frames are written as JPEG under <work>/frames/. Every one is decoded once, so that none fails
@@ -31,8 +32,8 @@ def extract_labelled_frames(dataset: Dataset, work: Path, data: Data, fresh: boo
     left out and listed in <work>/frames/left_out.json; and where nothing is labelled.
     """
     record = work / "frames" / "left_out.json"
-    if dataset.problems and data.on_error == "refuse":  # before any picture is decoded
-        settle_problems(dataset.problems, data.on_error, record)
+    if dataset.problems and limits.on_error == "refuse":  # before any picture is decoded
+        settle_problems(dataset.problems, limits.on_error, record)
     media = dataset.media[dataset.media.media_id.isin(dataset.labelled.media_id)].reset_index(drop=True)
     labelled = dataset.labelled[dataset.labelled.media_id.isin(media.media_id)]
     step = Step(
@@ -40,7 +41,8 @@ def extract_labelled_frames(dataset: Dataset, work: Path, data: Data, fresh: boo
         {
             "media": media_fingerprint(media),
             "labelled": table_fingerprint(labelled),
-            "max_pixels": data.max_pixels,
+            "max_pixels": limits.max_pixels,
+            "max_frames": limits.max_frames,
         },
         fresh,
     )
@@ -54,15 +56,18 @@ def extract_labelled_frames(dataset: Dataset, work: Path, data: Data, fresh: boo
             for rows in chunks(len(of_kind), size)
         ]
         wanted = labelled.groupby("media_id").frame_index.apply(list)
-        with progress_bar(total=len(media), title="labelled pictures", unit="file") as bar:
-            step.build_parts(len(parts), lambda k: _extract(parts[k], wanted, step.folder, data.max_pixels, bar))
+        with (
+            progress_bar(total=len(media), title="labelled pictures", unit="file") as bar,
+            open_reader(limits) as reader,
+        ):
+            step.build_parts(len(parts), lambda k: _extract(parts[k], wanted, step.folder, reader, bar))
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)})
     table = step.table("table", COLUMNS)
     check_places(table.picture, step.folder)
     misplaced = misplaced_labels(dataset, table.drop(columns="picture"))
     faults = [(entry["media_id"], entry["reason"]) for entry in step.manifest["skipped"]]
     faults += zip(misplaced.media_id, misplaced.fault, strict=True)
-    settle_problems(dataset.problems + problems_of_media(dataset, faults), data.on_error, record)
+    settle_problems(dataset.problems + problems_of_media(dataset, faults), limits.on_error, record)
     # Boxes of which one leaves the picture were drawn in another one: the picture is left out with all of them.
     table = table[~_keys(table).isin(_keys(misplaced))]
     paths = dict(zip(media.media_id, media.path, strict=True))
@@ -82,12 +87,9 @@ def extract_labelled_frames(dataset: Dataset, work: Path, data: Data, fresh: boo
     return pictures
 
 
-def labelled_images(medium, indices: list[int], max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(frame_index, image_rgb) of a photo (0) or of a video's wanted frames, those that there are. Raises MediaError."""
-    if medium.kind == "photo":
-        yield 0, read_photo(medium.path, max_pixels)
-    else:
-        yield from read_frames(medium.path, indices, max_pixels)
+def ask_labelled(reader: Reader, medium, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(frame_index, image_rgb) to come of a photo (0) or of a video's wanted frames, those that there are."""
+    return reader.ask_photo(medium.path) if medium.kind == "photo" else reader.frames(medium.path, indices)
 
 
 def lacking(indices: Iterable[int]) -> str:
@@ -126,13 +128,14 @@ def _keys(table: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(table[["media_id", "frame_index"]])
 
 
-def _extract(media: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: int, bar) -> tuple[dict, list[dict]]:
+def _extract(media: pd.DataFrame, wanted: pd.Series, folder: Path, reader: Reader, bar) -> tuple[dict, list[dict]]:
     rows, skipped = [], []
-    for medium in media.itertuples():
+    asked = [ask_labelled(reader, medium, wanted[medium.media_id]) for medium in media.itertuples()]
+    for medium, images in zip(media.itertuples(), asked, strict=True):
         place = Path("pictures") / Path(medium.media_id).with_suffix("")
         missing = set(wanted[medium.media_id])
         try:
-            for index, image_rgb in labelled_images(medium, wanted[medium.media_id], max_pixels):
+            for index, image_rgb in images:
                 picture = ""
                 if medium.kind == "video":
                     (folder / place).mkdir(parents=True, exist_ok=True)

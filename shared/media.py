@@ -1,18 +1,26 @@
 """The one reader of pictures and videos: upright, RGB, uint8, H x W x 3; frames counted in display order from 0."""
 
+import contextlib
 import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 log = logging.getLogger("media")
 
 av.logging.set_level(None)  # FFmpeg's own notes name no file; what matters is raised as MediaError
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # nor do Pillow's
+warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # the limit is the config's data.max_pixels, checked before the pixels are decoded
+
+# Pillow can open many more. Some of them start other programs (EPS), hold pictures within pictures (ICO, ICNS) or are told by no
+# signature (TGA): what nobody photographs in is not let in. JPEG includes MPO.
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
 class MediaError(Exception):
@@ -31,42 +39,47 @@ class MediaInfo:
 
 
 def read_photo(path: str | Path, max_pixels: int) -> np.ndarray:
-    """A photo as image_rgb, EXIF orientation applied, transparency laid on white, 16 bits reduced to 8.
+    """A photo as image_rgb, EXIF orientation applied, transparency laid on white, 16 bits reduced to 8; of an animation the first
+    picture, of a TIFF the first page.
 
-    Raises MediaError where it is no picture, is truncated, or has more than max_pixels.
+    Raises MediaError where it is no picture of PHOTO_FORMATS, is truncated, or has more than max_pixels.
     """
-    try:
-        with Image.open(path) as picture:
-            _refuse_large(picture.width, picture.height, max_pixels)
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I") or picture.mode == "F":
-                values = np.asarray(picture, np.float32)
-                sixteen_bit = picture.mode.startswith("I;16") or values.max(initial=0) > 255
-                grey = values / 257 if sixteen_bit else values  # 65535 / 257 = 255
-                picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
-            elif picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return np.array(picture.convert("RGB"))
-    except MediaError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever the bytes made them stumble over
-        raise MediaError(f"not a readable picture ({type(error).__name__}: {error})") from None
+    with _photo(path, max_pixels) as picture:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I") or picture.mode == "F":
+            values = np.nan_to_num(np.asarray(picture, np.float32))
+            sixteen_bit = picture.mode.startswith("I;16") or values.max(initial=0) > 255
+            grey = values / 257 if sixteen_bit else values  # 65535 / 257 = 255
+            picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+        elif picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return np.array(picture.convert("RGB"))
 
 
 def probe_photo(path: str | Path, max_pixels: int) -> MediaInfo:
     """Upright size of a photo from its header alone. Raises MediaError as `read_photo` does, but does not see truncation."""
+    with _photo(path, max_pixels) as picture:
+        swapped = picture.getexif().get(0x0112) in (5, 6, 7, 8)  # these EXIF orientations swap the sides
+        turned = swapped and picture.format != "TIFF"  # of which Pillow tells the upright size
+        width, height = picture.size[::-1] if turned else picture.size
+        return MediaInfo(width, height, 1, 0.0)
+
+
+@contextlib.contextmanager
+def _photo(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
+    """The opened picture, its pixels not decoded yet; whatever goes wrong with it is a MediaError."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PHOTO_FORMATS) as picture:
             _refuse_large(picture.width, picture.height, max_pixels)
-            swapped = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
-            turned = swapped and picture.format != "TIFF"  # of which Pillow tells the upright size
-            width, height = picture.size[::-1] if turned else picture.size
-            return MediaInfo(width, height, 1, 0.0)
+            yield picture
     except MediaError:
         raise
-    except Exception as error:
-        raise MediaError(f"not a readable picture ({type(error).__name__}: {error})") from None
+    except UnidentifiedImageError:
+        raise MediaError(f"not a readable picture (expected {', '.join(PHOTO_FORMATS)})") from None
+    except Exception as error:  # Pillow's decoders raise whatever the bytes made them stumble over
+        words = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        raise MediaError(f"not a readable picture ({words})") from None
 
 
 def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -97,8 +110,11 @@ def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> It
         raise MediaError("the video has no frames")
 
 
-def probe_video(path: str | Path, max_pixels: int) -> MediaInfo:
-    """Size, frame count and rate of a video, from its packets and its first frame. Raises MediaError as `read_frames` does."""
+def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo:
+    """Size, frame count and rate of a video, from its packets and its first frame.
+
+    Raises MediaError as `read_frames` does, and where there are more than max_frames.
+    """
     try:
         with av.open(_local(path)) as container:
             stream = _video_stream(container)
@@ -111,17 +127,19 @@ def probe_video(path: str | Path, max_pixels: int) -> MediaInfo:
                 height, width = width, height
             fps = float(stream.average_rate or stream.guessed_rate or 0)
         with av.open(_local(path)) as container:
-            n_frames = _count_packets(container, _video_stream(container))
+            n_frames = _count_packets(container, _video_stream(container), max_frames)
         return MediaInfo(width, height, n_frames, fps)
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
 
 
-def _count_packets(container, stream) -> int:
+def _count_packets(container, stream, max_frames: int) -> int:
     n_packets = 0
     try:
         for packet in container.demux(stream):
             n_packets += packet.size > 0
+            if n_packets > max_frames:
+                raise MediaError(f"more frames than data.max_frames ({max_frames})")
     except av.FFmpegError:
         pass  # a file that breaks off has the packets before the break
     return n_packets

@@ -28,7 +28,7 @@ RESUME = "resume"  # the folder of a model's checkpoints
 # Keys of detector_train and of embed_train: how a run is carried out, not what comes of it.
 RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}
 # Keys of data that say what is refused: whatever passes is the same.
-LIMITS = {"max_annotation_bytes", "max_coco_bytes", "on_error"}
+LIMITS = {"max_annotation_bytes", "max_coco_bytes", "on_error", "seconds_per_file", "decoder_memory_mb"}
 
 
 def training_data(options: argparse.Namespace, config: Config, parts: list[str]) -> tuple[Dataset, list[Dataset]]:
