@@ -3,7 +3,7 @@
 `bash run.sh kills --rounds 200`. A round runs train and infer on a small drawn set until a moment drawn over the whole
 undisturbed duration, and then sends SIGKILL, SIGTERM or SIGINT to the process or to its whole group. The next round goes on in the
 same work folder. Whenever a run comes to its end, every file of the work folder must be the undisturbed run's, byte for byte, but
-for the log, TensorBoard's events and the seconds in the manifests; then the folder is removed and a new run begins.
+for the log, TensorBoard's events, and the seconds and `made_with` of manifests and model.json; then the folder is removed and a new run begins.
 
 The undisturbed run is made by run.sh. Those that are killed are forks of a process that has imported both stages, which start at
 once; `--door 10` sends every tenth round through run.sh. Prints a summary as JSON and exits 1 where something differed.
@@ -25,6 +25,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import matplotlib.figure  # noqa: F401  as the next two: what a stage imports late is in its forks at once
+import pycocotools.cocoeval  # noqa: F401
+import torch.utils.tensorboard  # noqa: F401
 
 import bbox_sub.infer
 import bbox_sub.train
@@ -58,6 +62,7 @@ MORE = [
     "detect.photo_score=0.0",
     "detect.video_score=0.0",
     "match.max_distance=2.0",
+    "search={index: 'IVF2,Flat', parameters: {nprobe: 2}, candidates: 64, train_rows: 1000, recall_queries: 10}",
 ]
 
 
@@ -77,8 +82,8 @@ def contents(work: Path) -> dict[str, str]:
     for path in sorted(work.rglob("*")):
         if path.is_file() and path.name not in NOT_COMPARED and "tensorboard" not in path.parts:
             data = path.read_bytes()
-            if path.name == "manifest.json":
-                data = json.dumps({**json.loads(data), "seconds": 0}).encode()
+            if path.name in ("manifest.json", "model.json"):
+                data = json.dumps({**json.loads(data), "seconds": 0, "made_with": {}}).encode()
             found[str(path.relative_to(work))] = hashlib.sha256(data).hexdigest()
     return found
 
