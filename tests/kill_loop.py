@@ -1,19 +1,19 @@
 """Kills train and infer at random moments, again and again, and compares what they end with to an undisturbed run.
 
-`bash run.sh kills --rounds 200`. A round runs train and infer on a small drawn set until a moment drawn over the whole
-undisturbed duration, and then sends SIGKILL, SIGTERM or SIGINT to the process or to its whole group. The next round goes on in the
+`bash run.sh kills --rounds 200`. A round runs train and infer on a small drawn set until a moment drawn over somewhat
+more than the undisturbed duration, and then sends SIGKILL, SIGTERM or SIGINT to the process or to its whole group. The next round goes on in the
 same work folder. Whenever a run comes to its end, every file of the work folder must be the undisturbed run's, byte for byte, but
 for the log, TensorBoard's events, and the seconds and `made_with` of manifests and model.json; then the folder is removed and a new run begins.
 
 The undisturbed run is made by run.sh. Those that are killed are forks of a process that has imported both stages, which start at
-once; `--door 10` sends every tenth round through run.sh. Prints a summary as JSON and exits 1 where something differed.
+once (tests/forks.py); `--door 10` sends every tenth round through run.sh. Prints a summary as JSON and exits 1 where something
+differed.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -26,28 +26,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401  as the next two: what a stage imports late is in its forks at once
-import pycocotools.cocoeval  # noqa: F401
-import torch.utils.tensorboard  # noqa: F401
-
-import bbox_sub.infer
-import bbox_sub.train
-import metric_sub.infer
-import metric_sub.train
-from shared.cli import run_entry
 from shared.config import dump_config, load_config
 from shared.work import write_json
 from tests.conftest import PROJECT, SMALLER
 from tests.drawing import draw_dataset
+from tests.forks import STAGES, start_stage
 
-STAGES = {
-    "train, stage 1": bbox_sub.train.main,
-    "train, stage 2": metric_sub.train.main,
-    "infer, stage 1": bbox_sub.infer.main,
-    "infer, stage 2": metric_sub.infer.main,
-}
 SIGNALS = {signal.SIGKILL: 3, signal.SIGTERM: 1, signal.SIGINT: 1}  # and how often each comes, in shares
 ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+LONGER = 1.5  # than the undisturbed run is what a moment is drawn from: the machine may be slower meanwhile
 PATIENCE_S = 120  # for a run that was asked to end
 NOT_COMPARED = {"log.jsonl", "log.1.jsonl", ".lock"}
 
@@ -96,16 +83,6 @@ def difference(found: dict[str, str], expected: dict[str, str]) -> str:
     return "; ".join(said)
 
 
-def enter(main, options: list[str], log: Path) -> None:
-    """What a fork does: it becomes a session of its own, as a terminal's command is, and runs one stage."""
-    os.setsid()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    run_entry(lambda: main(options))
-
-
 @dataclass
 class Loop:
     """One loop of kills in a folder, and what came of it. through_door: of `rounds`, every so many go through run.sh; 0: none."""
@@ -122,7 +99,6 @@ class Loop:
 
     def __post_init__(self):
         self._chance = random.Random(self.seed)
-        self._forks = multiprocessing.get_context("fork")
 
     @property
     def work(self) -> Path:
@@ -132,26 +108,25 @@ class Loop:
     def log(self) -> Path:
         return self.folder / "stderr.log"
 
-    def begin(self) -> None:
-        """Draws the data, makes the undisturbed run through run.sh, and one by forks, which must not differ."""
+    def begin(self, by_door: bool = True) -> None:
+        """Draws the data, makes the undisturbed run, by run.sh or not, and another by forks, which must not differ."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        drawing = self._forks.Process(target=draw, args=(self.folder,))
-        drawing.start()
-        drawing.join()
-        for verb in ("train", "infer"):
-            subprocess.run(self._door(verb), check=True, stdout=subprocess.DEVNULL, stderr=open(self.log, "ab"))
+        draw(self.folder)
+        if by_door:
+            for verb in ("train", "infer"):
+                subprocess.run(self._door(verb), check=True, stdout=subprocess.DEVNULL, stderr=open(self.log, "ab"))
+        else:
+            self._run(None)
         self.expected = contents(self.work)
         self.wipe()
         begun = time.monotonic()
         self._run(None)
         self.seconds = time.monotonic() - begun
-        if not self.expected:
-            raise RuntimeError("the undisturbed run left nothing")
         self.compare()
 
     def round(self, number: int) -> None:
         """One run, to its end or to its kill, whichever comes first."""
-        moment = time.monotonic() + self._chance.uniform(0, self.seconds)
+        moment = time.monotonic() + self._chance.uniform(0, LONGER * self.seconds)
         run = self._run_door if self.through_door and number % self.through_door == 0 else self._run
         if run(moment):
             self.compare()
@@ -180,9 +155,8 @@ class Loop:
 
     def _run(self, moment: float | None) -> bool:
         """Both stages of train and infer; True where they came to their end, False where they were killed on the way."""
-        for name, main in STAGES.items():
-            process = self._forks.Process(target=enter, args=(main, arguments(self.folder), self.log))
-            process.start()
+        for name in STAGES:
+            process = start_stage(name, arguments(self.folder), self.log)
             process.join(None if moment is None else max(0.0, moment - time.monotonic()))
             if process.exitcode is None:
                 self._kill(process.pid, name, lambda process=process: (process.join(PATIENCE_S), process.exitcode)[1])
@@ -244,10 +218,10 @@ def _has_processes(group: int) -> bool:
     return True
 
 
-def run_loop(folder: Path, rounds: int, seed: int, through_door: int = 0) -> dict:
+def run_loop(folder: Path, rounds: int, seed: int, through_door: int = 0, by_door: bool = True) -> dict:
     """The summary of a loop of so many kills (and of the rounds that came to their end before theirs)."""
     loop = Loop(folder, seed, through_door)
-    loop.begin()
+    loop.begin(by_door)
     print(f"an undisturbed run takes {loop.seconds:.1f} s and leaves {len(loop.expected)} files", file=sys.stderr)
     number = 0
     while loop.kills.total() < rounds and not loop.failures:
