@@ -41,6 +41,7 @@ SIDES = (180, 640)  # px: the shortest and the longest side of what is drawn
 EVERY_S = 0.2
 WARM_UP = 0.25  # of a step, left out of the slope
 CONFIG = [
+    "threads=1",
     "frames={start: 0, stop: 80, step: 20}",
     "detector.detections=2",
     "detect.photo_score=0.0",

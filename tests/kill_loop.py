@@ -156,6 +156,7 @@ class Loop:
     def _run(self, moment: float | None) -> bool:
         """Both stages of train and infer; True where they came to their end, False where they were killed on the way."""
         for name in STAGES:
+            self.log.unlink(missing_ok=True)
             process = start_stage(name, arguments(self.folder), self.log)
             process.join(None if moment is None else max(0.0, moment - time.monotonic()))
             if process.exitcode is None:
@@ -168,7 +169,7 @@ class Loop:
 
     def _run_door(self, moment: float) -> bool:
         for verb in ("train", "infer"):
-            with open(self.log, "ab") as log:
+            with open(self.log, "wb") as log:
                 process = subprocess.Popen(self._door(verb), stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
             try:
                 code = process.wait(max(0.0, moment - time.monotonic()))
@@ -199,15 +200,16 @@ class Loop:
         worker_first = sent == signal.SIGTERM and to_group and "prepares the batches was killed" in self._tail()
         if code not in (0, -sent, 128 + sent, ENDS.get(sent)) and not worker_first:
             self._fail(f"{name}: exit {code} after {sent.name}")
-        if "Traceback" in self._tail() and sent != signal.SIGINT:
+        lines = ["", *self._tail().splitlines()]
+        traces = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
+        if any(not lines[k - 1].startswith("Exception ignored") for k in traces):  # in a finalizer; it is raised again
             self._fail(f"{name}: a traceback after {sent.name}")
 
     def _tail(self) -> str:
-        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+        return self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
 
     def _fail(self, what: str) -> None:
         self.failures.append(f"{what}\n{self._tail()}")
-        self.log.unlink(missing_ok=True)
 
 
 def _has_processes(group: int) -> bool:
