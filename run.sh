@@ -6,6 +6,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="$root/.venv/bin/python"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1  # safe: no package of the caller's folder hides one of ours
+export VID2SHOP_DOOR=$$  # what runs for this script ends when this script is killed
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"  # threads that spin while they wait starve the data workers on few cores
 
 usage() {
@@ -28,9 +29,11 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   import-weights  read detectron2's detector:      import-weights FILE --out DIR [--config FILE]
   export-weights  write one for detectron2:        export-weights --out FILE.pth [--weights DIR]
   report          write a page to look at:         report --data DIR --work DIR
+  status          what is done, running, left:     status --work DIR [--json]
   demo            draw, train, infer, score, report: demo [--work DIR]
   test            run the tests:                   test [pytest options]
   bench           run a benchmark:                 bench [NAME]
+  kills           kill train and infer at random:  kills [--rounds 200]
 
 `bash run.sh VERB -h` tells a verb's options.
 END
@@ -63,6 +66,8 @@ help_of() {
         calibrate) echo "usage: bash run.sh calibrate [options] [--part NAME ...] [--precision SHARE] [--out FILE] [section.key=value ...] > calibration.yaml"; echo "Fits match.max_distance, match.min_share and the detector's thresholds for the best F1 of S1, and the probability that a match is right, on validation data that infer was run on, and prints the YAML to put into a config."; echo "The figures, the precision-recall curve and the same as section.key=value (overrides.txt) are in <work>/calibration."; echo "$common_options"
             echo "  --part NAME          calibrate on this part of the data (again for more; default: all)"; echo "  --precision SHARE    the wanted share of right matches among the declared ones, in the place of the best F1"; echo "  --out FILE           where the YAML goes (default: <work>/calibration/calibration.yaml)" ;;
         report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html: scores, charts, and a card per video with its pictures, its votes and, where it is wrong, why. --picture also writes a PNG of the nearest matches." ;;
+        status) echo "usage: bash run.sh status [--work DIR] [--weights DIR] [--json]"; echo "Tells from another terminal what a work folder's run has done, does now (with rate and time left), and has left, and what was skipped. Reads only." ;;
+        kills) echo "usage: bash run.sh kills [--rounds 200] [--seed 0] [--door N] [--folder DIR] [--json FILE]"; echo "Kills train and infer on a small drawn set at so many random moments by SIGKILL, SIGTERM and SIGINT, goes on each time, and compares every file that they end with to an undisturbed run's. Prints a summary as JSON; exits 1 where something differed."; echo "--door N sends every Nth round through run.sh; the others are forks, which start at once." ;;
         import-weights) echo "usage: bash run.sh import-weights FILE --out DIR [--config FILE] [section.key=value ...]"; echo "Makes the detector's folder DIR of a detectron2 checkpoint (.pth, .pkl, .safetensors): a VoVNet alone or a whole detector." ;;
         export-weights) echo "usage: bash run.sh export-weights --out FILE.pth [--weights DIR]"; echo "Writes the detector of DIR (default: work/weights) as a detectron2 checkpoint." ;;
         demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
@@ -105,10 +110,15 @@ stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in
         module=(-m shared.processes "$PROCESSES" "$package.$verb")
     fi
     case "${RUNNER:-local}" in
-        local) "$python" "${module[@]}" "$@" >&2 ;;
+        local) "$python" "${module[@]}" "$@" >&2 || ended_by "$?" ;;
         docker) in_container "$package" "${module[*]}" "$@" >&2 ;;
         *) echo "error: RUNNER: expected local or docker, found '$RUNNER'" >&2; exit 2 ;;
     esac
+}
+
+ended_by() {  # ended_by CODE: gives the exit code on; who is killed for want of memory cannot say so
+    [ "$1" != 137 ] || echo "error: the process was killed (SIGKILL), as the system does where memory runs out. Lower the batch size, the workers or the size of the pictures; the same command goes on from what was finished." >&2
+    return "$1"
 }
 
 in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
@@ -254,7 +264,7 @@ demo() {
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|preview|train|infer|find|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|demo|test|bench) ;;
+    setup|sample|check|preview|train|infer|find|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|status|demo|test|bench|kills) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac
@@ -272,11 +282,13 @@ case "$verb" in
     check) "$python" -m shared.check "$@" ;;
     preview) "$python" -m metric_sub.preview "$@" ;;
     report) "$python" -m metric_sub.report "$@" ;;
+    status) "$python" -m shared.status "$@" ;;
     import-weights) "$python" -m bbox_sub.import_weights "$@" ;;
     export-weights) "$python" -m bbox_sub.export_weights "$@" ;;
     find) find_in_run "$@" ;;
     export-coco) "$python" -m bbox_sub.coco_results "$@" ;;
     test) cd "$root" && "$python" -m pytest "$@" ;;
     bench) "$python" -m benchmarks "$@" ;;
+    kills) "$python" -m tests.kill_loop "$@" ;;
     *) "$verb" "$@" ;;
 esac

@@ -1,13 +1,14 @@
 """What the entry points share: their options, their log, and how they end."""
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shared.config import Config, load_config
@@ -15,6 +16,7 @@ from shared.errors import UserError
 from shared.journal import EVENTS
 
 STRICT = "--strict", "stop at the first file that cannot be used, with exit 1", {"action": "store_true"}
+AGAIN_S = 5.0  # until an interrupt that was not heard is raised again
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "cpu.yaml"
 
 
@@ -81,11 +83,10 @@ def run_entry(main: Callable[[], object], lower: str = "the batch size or the si
         handler.addFilter(lambda record: record.name != EVENTS)  # those are for the work folder's log
     for library in ("accelerate", "faiss", "PML"):  # PML: pytorch-metric-learning
         logging.getLogger(library).setLevel(logging.WARNING)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:
-        _end_with_the_door()
-        main()
+        with _interruptible():
+            _end_with_the_door()
+            main()
     except UserError as error:
         # torch hands on what a data worker raised with the worker's traceback in front of the message
         _fail(str(error).rpartition("UserError: ")[2])
@@ -97,12 +98,33 @@ def run_entry(main: Callable[[], object], lower: str = "the batch size or the si
         if words is None:
             raise
         _fail(f"{words} What was finished is kept, the same command goes on from there.")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM raises Terminated, Ctrl-C KeyboardInterrupt, where it is not ignored, and again every few seconds until it is heard:
+    Python drops an exception that happens to be raised in a finalizer."""
+    kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+    asked: list[type[KeyboardInterrupt]] = []
+
+    def interrupt(number: int, _: object) -> None:
+        if number in kinds:
+            asked[:] = [kinds[number]]
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        raise asked[0]
+
+    before = {number: signal.getsignal(number) for number in (*kinds, signal.SIGALRM)}
+    if before[signal.SIGINT] == signal.SIG_IGN:  # a script's background command leaves Ctrl-C to others
+        del before[signal.SIGINT]
+    for number in before:
+        signal.signal(number, interrupt)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_with_the_door() -> None:

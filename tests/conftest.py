@@ -15,6 +15,24 @@ settings.load_profile("vid2shop")
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+EMBEDDER = "backbone: resnet10t, pretrained: false, input_size: 64, aspect_groups: 5, epochs: 1, batch_size: 4, memory: 0, train: {}"
+SMALLER = [
+    "threads=1",
+    "frames={start: 0, stop: 16, step: 8}",
+    "detector.backbone=ese_vovnet19b_slim_dw",
+    "detector.pyramid_channels=16",
+    "detector.box_head_features=32",
+    "detector_train.workers=0",
+    "detector_train.evaluate_every=1",
+    "detector_train.phases.0.batch_size=2",
+    "detector_train.precision=no",
+    f"embedders=[{{name: a, seed: 0, {EMBEDDER}}}, {{name: b, seed: 1, {EMBEDDER}}}]",
+    "embed.dimension=16",
+    "embed_train.frames={start: 0, stop: 16, step: 8}",
+    "embed_train.workers=0",
+    "embed_train.precision=no",
+]
+
 
 def data_limits(**changes) -> Data:
     """The section `data` of configs/tiny.yaml with some values changed."""
@@ -37,26 +55,7 @@ def tiny_data(_drawn_data, tmp_path) -> Path:
 @pytest.fixture
 def tiny_config() -> Config:
     """configs/tiny.yaml with still smaller networks, two embedders a and b, and frames that the drawn videos have."""
-    embedder = "backbone: resnet10t, pretrained: false, input_size: 64, aspect_groups: 5, epochs: 1, batch_size: 4, memory: 0, train: {}"
-    return load_config(
-        PROJECT / "configs" / "tiny.yaml",
-        [
-            "threads=1",
-            "frames={start: 0, stop: 16, step: 8}",
-            "detector.backbone=ese_vovnet19b_slim_dw",
-            "detector.pyramid_channels=16",
-            "detector.box_head_features=32",
-            "detector_train.workers=0",
-            "detector_train.evaluate_every=1",
-            "detector_train.phases.0.batch_size=2",
-            "detector_train.precision=no",
-            f"embedders=[{{name: a, seed: 0, {embedder}}}, {{name: b, seed: 1, {embedder}}}]",
-            "embed.dimension=16",
-            "embed_train.frames={start: 0, stop: 16, step: 8}",
-            "embed_train.workers=0",
-            "embed_train.precision=no",
-        ],
-    )
+    return load_config(PROJECT / "configs" / "tiny.yaml", SMALLER)
 
 
 @pytest.fixture(autouse=True)

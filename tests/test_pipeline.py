@@ -41,9 +41,11 @@ VERBS = [
     "import-weights",
     "export-weights",
     "report",
+    "status",
     "demo",
     "test",
     "bench",
+    "kills",
 ]
 
 

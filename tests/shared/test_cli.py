@@ -1,9 +1,14 @@
 """What the entry points share: options, threads, and how they end."""
 
+import errno
 import os
+import signal
+import time
 from pathlib import Path
 
 import cv2
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -96,3 +101,54 @@ def test_threads_are_bounded():
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
+
+
+def test_sigterm_ends_with_143_and_leaves_the_handlers_as_they_were(capsys):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as caught:
+        run_entry(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(10)))
+    assert caught.value.code == 143 and "interrupted; what was finished is kept" in capsys.readouterr().err
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_a_finalizer_swallows_comes_again(capsys, monkeypatch):
+    monkeypatch.setattr("shared.cli.AGAIN_S", 0.05)
+
+    class Finalizer:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    def main():
+        Finalizer()
+        time.sleep(10)
+
+    with pytest.raises(SystemExit) as caught:
+        run_entry(main)
+    assert caught.value.code == 143
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: np.zeros((1 << 30, 1 << 20)),
+        lambda: cv2.resize(np.zeros((2, 2), np.uint8), (1 << 30, 1 << 30)),
+        lambda: pa.allocate_buffer(1 << 60),
+        lambda: (_ for _ in ()).throw(OSError(errno.ENOMEM, "Cannot allocate memory")),
+    ],
+    ids=["torch", "numpy", "opencv", "pyarrow", "fork"],
+)
+def test_where_memory_runs_out_the_keys_to_lower_are_named(take, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_entry(take, lower="detect.batch_size")
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and "error: memory ran out (" in said and "Lower detect.batch_size, or" in said
+    assert "the same command goes on" in said
+
+
+def test_a_full_disk_is_told_with_the_file(capsys):
+    with pytest.raises(SystemExit):
+        run_entry(lambda: Path("/dev/full").write_text("x" * 100_000))
+    assert "error: the disk is full" in capsys.readouterr().err
