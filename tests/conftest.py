@@ -42,6 +42,7 @@ def tiny_config() -> Config:
         PROJECT / "configs" / "tiny.yaml",
         [
             "threads=1",
+            "runtime={engine: torch, precision: f32, device: cpu}",
             "frames={start: 0, stop: 16, step: 8}",
             "detector.backbone=ese_vovnet19b_slim_dw",
             "detector.pyramid_channels=16",
