@@ -5,11 +5,11 @@ Writes <work>/media and <work>/detections/{photos,videos}. What stands already i
 
 import numpy as np
 import pandas as pd
-import torch
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torch import nn
 
 from bbox_sub.detect import detect_boxes
-from bbox_sub.detector import INFERENCE_KEYS, load_detector
+from bbox_sub.detector import INFERENCE_KEYS, detector_runtime, load_detector
+from bbox_sub.openvino_engine import CompiledDetector
 from shared.catalogue import catalogue_media, tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
 from shared.columns import DETECTION_COLUMNS as COLUMNS
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Detect the products in photos and videos (stage 1).", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
+    runtime = detector_runtime(config)
     weights = options.weights / "detector"
     description = read_description(weights)
     configured = config.detector.model_dump()
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             "weights": description["sha256"],
             "architecture": description["architecture"],
             "chosen": chosen,
+            "runtime": runtime.settings,
             "max_side": config.detect.max_side,
             "batch_size": config.detect.batch_size,
         }
@@ -72,8 +74,9 @@ def main(argv: list[str] | None = None) -> None:
             tell_skipped(options.work)
             return
         least = 0.0 if settings.keep_best_photo_box else settings.photo_score
-        model, architecture = load_detector(weights, least_score=min(least, settings.video_score), **chosen)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model, architecture = load_detector(
+            weights, runtime=runtime, least_score=min(least, settings.video_score), **chosen
+        )
         for step, of_kind, rows, size, detect in (
             (photo_step, photo_settings, photos, ITEMS_PER_PART, detect_in_photos),
             (video_step, video_settings, videos, VIDEOS_PER_PART, detect_in_videos),
@@ -112,7 +115,7 @@ def build_detections(step: Step, settings: dict, media: pd.DataFrame, items_per_
 
 
 def detect_in_photos(
-    model: GeneralizedRCNN, categories: list[str], photos: pd.DataFrame, config: Config
+    model: nn.Module | CompiledDetector, categories: list[str], photos: pd.DataFrame, config: Config
 ) -> tuple[pd.DataFrame, list[dict]]:
     """The detections of some photos: a table with COLUMNS, and what could not be read."""
     settings, rows, images, readable, skipped = config.detect, [], [], [], []
@@ -133,7 +136,7 @@ def detect_in_photos(
 
 
 def detect_in_videos(
-    model: GeneralizedRCNN, categories: list[str], videos: pd.DataFrame, config: Config
+    model: nn.Module | CompiledDetector, categories: list[str], videos: pd.DataFrame, config: Config
 ) -> tuple[pd.DataFrame, list[dict]]:
     """The detections of some videos' frames: a table with COLUMNS, and what could not be read."""
     settings, rows, skipped = config.detect, [], []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bbox_sub.detector import INFERENCE_KEYS
+from bbox_sub.detector import INFERENCE_KEYS, detector_runtime
 from bbox_sub.figures import KINDS, figures_of, figures_table
 from bbox_sub.found import box_table, find_boxes
 from bbox_sub.hits import NONE, assign_hits
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(config.threads)
     if not 0 < options.precision <= 1:
         raise UserError(f"--precision: expected a share above 0 and up to 1, found {options.precision:g}.")
+    runtime = detector_runtime(config)
     weights, folder = options.weights / "detector", options.work / "evaluation"
     description, configured = read_description(weights), config.detector.model_dump()
     refuse_other_architecture(weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"})
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset = named_parts(read_dataset(options.data, config.data), options.part, options.data)
         warn_of_training(dataset, config.detector_train.parts)
         pictures = labelled_in(dataset, folder, config.data, options.fresh)
-        found, sizes = find_boxes(pictures, dataset, weights, folder / "found", config, least_score, options.fresh)
+        found, sizes = find_boxes(pictures, dataset, weights, folder / "found", config, runtime, least_score, options.fresh)
         pictures = pictures.join(sizes).assign(threshold=pictures.kind.map(thresholds))
         truth, names = truth_of(pictures, dataset, config)
         truth, found = assign_hits(truth, found, MIN_IOU)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from metric_sub.crops import crops_of_boxes, to_input
 from metric_sub.embedder import TrainedEmbedder
@@ -17,7 +18,7 @@ class CropEmbedder:
     def __init__(self, models: list[list[TrainedEmbedder]], batch_size: int):
         self._models = models
         self._batch_size = batch_size
-        self.dimension = sum(embedder.net.project.out_features for model in models for embedder in model)
+        self.dimension = sum(embedder.dimension for model in models for embedder in model)
         self._crops: list[list[np.ndarray]] = [[] for _ in models]
         self._groups: list[list[int]] = [[] for _ in models]
 
@@ -50,19 +51,30 @@ def embed_crops(
     embedder: TrainedEmbedder, crops_rgb: list[np.ndarray], groups: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """(N, D) float32 unit vectors of crops whose sizes go by `groups` (N,)."""
-    net = embedder.net
-    device = net.mean.device
-    vectors = np.zeros((len(crops_rgb), net.project.out_features), np.float32)
+    embed = _embed_by_torch if isinstance(embedder.net, nn.Module) else _embed_compiled
+    vectors = np.zeros((len(crops_rgb), embedder.dimension), np.float32)
     for group in np.unique(groups):
         places = np.flatnonzero(groups == group)
         for start in range(0, len(places), batch_size):
             chosen = places[start : start + batch_size]
-            batch = to_input([crops_rgb[k] for k in chosen]).to(device)  # (B, 3, H, W)
-            vector = net(batch)  # (B, D)
-            if embedder.flip:
-                vector = torch.nn.functional.normalize(vector + net(batch.flip(-1)), dim=1)
-            vectors[chosen] = vector.cpu().numpy()
+            vectors[chosen] = embed(embedder, [crops_rgb[k] for k in chosen])
     return vectors
+
+
+def _embed_by_torch(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> np.ndarray:
+    net = embedder.net
+    batch = to_input(crops_rgb).to(net.mean.device)  # (B, 3, H, W)
+    vectors = net(batch)  # (B, D)
+    if embedder.flip:
+        vectors = nn.functional.normalize(vectors + net(batch.flip(-1)), dim=1)
+    return vectors.cpu().numpy()
+
+
+def _embed_compiled(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> np.ndarray:
+    batch = np.stack(crops_rgb)  # (B, H, W, 3)
+    if not embedder.flip:
+        return embedder.net(batch)
+    return _unit(embedder.net(batch) + embedder.net(batch[:, :, ::-1]))
 
 
 def join_vectors(vectors: list[np.ndarray]) -> np.ndarray:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
+from metric_sub.openvino_engine import CompiledEmbedder
 from shared.config import Embed, Embedder
 from shared.errors import UserError, first_fault
+from shared.runtime import Runtime
 from shared.weights import fill_backbone, load_weights, read_description, refuse_other_shapes, save_weights
 
 INFERENCE_KEYS = {"flip", "batch_size"}  # of the section `embed`: what inference may choose after training
@@ -106,9 +108,13 @@ class InputRule:
 class TrainedEmbedder:
     """A trained network in evaluation mode, how its crops are cut, and whether it also sees the mirrored crop."""
 
-    net: EmbeddingNet
+    net: EmbeddingNet | CompiledEmbedder
     crop_rule: CropRule
     flip: bool
+
+    @property
+    def dimension(self) -> int:
+        return self.net.project.out_features if isinstance(self.net, nn.Module) else self.net.dimension
 
 
 def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> EmbeddingNet:
@@ -203,8 +209,8 @@ def read_embedder(folder: Path) -> tuple[Embedder, Embed, int]:
         raise UserError(f"{folder / 'model.json'}: not an embedder that this version knows: {said}. Train again.") from None
 
 
-def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
-    """The trained network of a model folder, on the GPU where there is one; of concatenated snapshots each.
+def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[TrainedEmbedder]:
+    """The trained network of a model folder, ready for the runtime; of concatenated snapshots each.
 
     Raises UserError where the folder is missing or does not fit.
     """
@@ -217,5 +223,9 @@ def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
     networks = build()
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [TrainedEmbedder(network.to(device).eval(), rule, flip) for network in networks]
+    ready = CompiledEmbedder if runtime.engine == "openvino" else _on_device
+    return [TrainedEmbedder(ready(network.eval(), runtime), rule, flip) for network in networks]
+
+
+def _on_device(network: EmbeddingNet, runtime: Runtime) -> EmbeddingNet:
+    return network.to(runtime.device)

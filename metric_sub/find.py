@@ -21,6 +21,7 @@ from shared.catalogue import COLUMNS as MEDIA
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
+from shared.runtime import choose_runtime
 from shared.sheet import PAPER_RGB, lay_out
 from shared.tables import BOX
 from shared.work import Step, held, locked, read_step, write_whole
@@ -45,10 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--top: expected 1 or more, found {options.top}.")
     config = config_of(options)
     use_threads(config.threads)
+    runtime = choose_runtime(config.runtime)
     with locked(options.work), held(options.among, shared=True):
         media, kind, name = read_asked(options.work)
         gallery = read_step(options.among / "embeddings" / OTHER[kind])
-        query = embed_detections(config, options, kind, media)
+        query = embed_detections(config, runtime, options, kind, media)
         refuse_other_models(query, gallery)
         boxes, vectors = boxes_and_vectors(query)
         if boxes.empty:

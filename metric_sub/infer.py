@@ -29,6 +29,7 @@ from shared.config import Config, Match, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
+from shared.runtime import Runtime, choose_runtime
 from shared.tables import BOX
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, fingerprint, locked, read_step, table_fingerprint
@@ -42,11 +43,12 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Match items and videos (stage 2).", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
+    runtime = choose_runtime(config.runtime)
     refuse_unfit_index(config, options.weights)
     with locked(options.work):
         save_config(options.work, config)
         media = read_step(options.work / "media").table("table", MEDIA)
-        photos, videos = (embed_detections(config, options, kind, media) for kind in ("photos", "videos"))
+        photos, videos = (embed_detections(config, runtime, options, kind, media) for kind in ("photos", "videos"))
         step = match_embedded(config, options, photos, videos)
         matches = step.table("table")
         write_result(build_result(matches, step.table("pairs")), options.work / "result.json")
@@ -85,7 +87,9 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
     return trained
 
 
-def embed_detections(config: Config, options: argparse.Namespace, kind: str, media: pd.DataFrame) -> Step:
+def embed_detections(
+    config: Config, runtime: Runtime, options: argparse.Namespace, kind: str, media: pd.DataFrame
+) -> Step:
     """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row.
 
     Items and videos whose files, detections and embedders are as in the step before keep their vectors: only the others are
@@ -98,6 +102,7 @@ def embed_detections(config: Config, options: argparse.Namespace, kind: str, med
         "architectures": [description["architecture"] for description in trained.values()],
         "batch_size": config.embed.batch_size,
         "flip": config.embed.flip,
+        "runtime": runtime.settings,
     }
     step = Step(
         options.work / "embeddings" / kind,
@@ -107,7 +112,7 @@ def embed_detections(config: Config, options: argparse.Namespace, kind: str, med
     )
     if step.done:
         return step
-    models = [load_embedders(folder, flip=config.embed.flip) for folder in trained]
+    models = [load_embedders(folder, runtime=runtime, flip=config.embed.flip) for folder in trained]
     embedder = CropEmbedder(models, config.embed.batch_size)
     detections = detection_step.table("table", DETECTION_COLUMNS)
     if strange := set(detections.media_id) - set(media.media_id):

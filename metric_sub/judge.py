@@ -27,6 +27,7 @@ from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.fit import settle_problems
+from shared.runtime import choose_runtime
 from shared.tables import Dataset
 from shared.work import locked, write_json, write_whole
 
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     config = config_of(options)
     use_threads(config.threads)
+    runtime = choose_runtime(config.runtime)
     folder = options.work / "evaluation"
     trained = read_trained(config, options.weights)
     with locked(options.work):
@@ -81,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         settle_problems(dataset.problems, config.data.on_error, folder / "left_out.json")
         boxes = labelled_boxes(dataset, config.frames)
         Sides.of(boxes)  # before the work, where there is nothing to ask
-        boxes, vectors, colours = describe_boxes(boxes, config, options.weights, folder / "vectors", options.fresh)
+        boxes, vectors, colours = describe_boxes(
+            boxes, config, runtime, options.weights, folder / "vectors", options.fresh
+        )
         sides = Sides.of(boxes)
         ensemble = join_vectors(list(vectors.values()))
         no_cut_off = config.match.model_copy(update={"max_distance": NO_CUT_OFF})

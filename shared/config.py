@@ -339,9 +339,18 @@ class Score(Section):
     seed: int  # of the resampling
 
 
+class RuntimeChoice(Section):
+    """What inference runs on; `shared.runtime.choose_runtime` resolves what is auto."""
+
+    engine: Literal["auto", "torch", "openvino"]
+    precision: Literal["auto", "f32", "bf16", "int8", "f16"]
+    device: Literal["auto", "cpu", "cuda"]
+
+
 class Config(Section):
     seed: int
     threads: Index  # CPU threads; 0: as many as there are cores
+    runtime: RuntimeChoice
     data: Data
     frames: FrameList  # of a video, at inference
     detector: Detector

@@ -1,6 +1,8 @@
 """The one reader of pictures and videos: upright, RGB, uint8, H x W x 3; frames counted in display order from 0."""
 
 import contextlib
+import heapq
+import itertools
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
@@ -9,13 +11,19 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Discard
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from shared.display_order import HEADERS, Unclear, pictures_to_decode, place_pictures
 
 log = logging.getLogger("media")
 
 av.logging.set_level(None)  # FFmpeg's own notes name no file; what matters is raised as MediaError
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # nor do Pillow's
 warnings.filterwarnings("ignore", module=r"PIL\.")
+PICTURES_AHEAD, BYTES_AHEAD = 256, 32 * 2**20  # of a video, whose headers are read before the first of them is decoded
+
 Image.MAX_IMAGE_PIXELS = None  # the limit is the config's data.max_pixels, checked before the pixels are decoded
 
 # Pillow can open many more. Some of them start other programs (EPS), hold pictures within pictures (ICO, ICNS) or are told by no
@@ -85,29 +93,117 @@ def _photo(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
 def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
     """(index, image_rgb) of the wanted frames, rising; a shorter video gives those it has.
 
-    Decoding is sequential, so an index is the frame's exact place in display order. A video that breaks off gives the
-    frames before the break. Raises MediaError where not one frame can be decoded or a frame has more than max_pixels.
+    An index is the frame's exact place in display order, as if every frame before it were decoded. Of H.264 and HEVC only
+    those are that the wanted ones need, where the headers settle it (`shared.display_order`). A video that breaks off gives
+    the frames before the break. Raises MediaError where no frame that is tried can be decoded, and where one has more than
+    max_pixels.
     """
-    wanted = set(indices)
+    wanted, converter = {index for index in indices if index >= 0}, VideoReformatter()
+    try:
+        for index, frame in _wanted_frames(path, wanted, max_pixels):
+            _refuse_large(frame.width, frame.height, max_pixels)
+            yield index, _upright(frame, converter)
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
+        raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
+
+
+def _wanted_frames(path: str | Path, wanted: set[int], max_pixels: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted frames by the cheapest way that is sure. Raises what FFmpeg raises before the first frame."""
+    given = -1
+    with _opened(path, max_pixels) as (container, stream):
+        packets = _Packets(container, stream)
+        if len(wanted) <= max(wanted, default=-1) and stream.codec_context.name in HEADERS:
+            try:
+                for index, frame in _frames_needed(stream.codec_context, packets, wanted):
+                    yield index, frame
+                    given = index
+                packets.tell_break(path)
+                return
+            except (Unclear, av.FFmpegError):
+                packets.rewind()
+        if packets.whole:
+            yield from _frames_counted(path, stream.codec_context, packets, wanted)
+            return
+    with _opened(path, max_pixels) as (container, stream):
+        packets = _Packets(container, stream)
+        yield from _frames_counted(path, stream.codec_context, packets, {index for index in wanted if index > given})
+
+
+def _frames_counted(
+    path: str | Path, codec: av.VideoCodecContext, packets: "_Packets", wanted: set[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted frames, found by decoding all before them."""
     last, index = max(wanted, default=-1), -1
     try:
-        with av.open(_local(path)) as container:
-            stream = _video_stream(container)
-            stream.thread_type = "AUTO"
-            for index, frame in enumerate(container.decode(stream)):
+        for packet in itertools.chain(packets, [None]):
+            for frame in codec.decode(packet):
+                index += 1
                 if index in wanted:
-                    _refuse_large(frame.width, frame.height, max_pixels)
-                    yield index, _upright(frame)
+                    yield index, frame
                 if index >= last:
                     return
-    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-        if index < 0:
-            raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
-        log.warning(
-            "%s: breaks off after frame %d (%s); the frames before it are used", path, index, type(error).__name__
-        )
+    except av.FFmpegError as error:
+        if index < 0 or isinstance(error, MemoryError):
+            raise
+        packets.fault = error
     if index < 0:
-        raise MediaError("the video has no frames")
+        raise packets.fault or MediaError("the video has no frames")
+    packets.tell_break(path)
+
+
+def _frames_needed(
+    codec: av.VideoCodecContext, packets: "_Packets", wanted: set[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted frames, found by decoding only what they need. Raises Unclear where a frame is not at its place."""
+    headers = HEADERS[codec.name](bytes(codec.extradata or b""))
+    codec.copy_opaque = True  # a frame knows its packet's picture
+    placed = place_pictures(packets, headers.read, max(wanted), PICTURES_AHEAD, BYTES_AHEAD)
+    expected = []  # a heap: places of the frames that are to come
+    for picture in itertools.chain(pictures_to_decode(placed, wanted), [None]):
+        if picture:
+            picture.packet.opaque = picture
+            if picture.index is not None:
+                heapq.heappush(expected, picture.index)
+        packets.whole = False
+        for frame in codec.decode(picture and picture.packet):
+            index = frame.opaque.index
+            if frame.is_corrupt or not expected or heapq.heappop(expected) != index:
+                raise Unclear("a frame is missing or damaged")
+            if index in wanted:
+                yield index, frame
+    if expected:
+        raise Unclear("a frame is missing")
+
+
+class _Packets:
+    """The packets of a stream, up to where the file breaks off. As long as it is `whole`, reading can begin again."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
+        self._packets = container.demux(stream)
+        self._kept: list[av.Packet] = []
+        self.whole = True  # nothing was decoded yet
+        self.fault: av.FFmpegError | None = None
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        try:
+            for packet in self._packets:
+                if packet.size:  # the last one is empty
+                    if self.whole:
+                        self._kept.append(packet)
+                    else:
+                        self._kept.clear()
+                    yield packet
+        except av.FFmpegError as error:
+            self.fault = error
+
+    def rewind(self) -> None:
+        self._packets, self._kept = itertools.chain(self._kept, self._packets), []
+
+    def tell_break(self, path: str | Path) -> None:
+        if self.fault:
+            log.warning("%s: breaks off (%s); the frames before are used", path, type(self.fault).__name__)
 
 
 def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo:
@@ -116,33 +212,43 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
     Raises MediaError as `read_frames` does, and where there are more than max_frames.
     """
     try:
-        with av.open(_local(path)) as container:
-            stream = _video_stream(container)
-            first = next(container.decode(stream), None)
-            if first is None:
-                raise MediaError("the video has no frames")
-            _refuse_large(first.width, first.height, max_pixels)
-            height, width = first.height, first.width
-            if _quarter_turns(first) % 2:
-                height, width = width, height
+        with _opened(path, max_pixels) as (container, stream):
+            codec, first, n_frames = stream.codec_context, None, 0
+            codec.thread_count = 1  # more would each want a packet before the first frame comes
             fps = float(stream.average_rate or stream.guessed_rate or 0)
-        with av.open(_local(path)) as container:
-            n_frames = _count_packets(container, _video_stream(container), max_frames)
-        return MediaInfo(width, height, n_frames, fps)
+            packets = _Packets(container, stream)
+            for packet in packets:
+                n_frames += 1
+                if n_frames > max_frames:
+                    raise MediaError(f"more frames than data.max_frames ({max_frames})")
+                if first is None:
+                    first = next(iter(codec.decode(packet)), None)
+            first = first or next(iter(codec.decode(None)), None)
+            if first is None:
+                raise packets.fault or MediaError("the video has no frames")
+            _refuse_large(first.width, first.height, max_pixels)
+            turned = _quarter_turns(first) % 2
+            width, height = (first.height, first.width) if turned else (first.width, first.height)
+            return MediaInfo(width, height, n_frames, fps)
+    except MemoryError:
+        raise
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
 
 
-def _count_packets(container, stream, max_frames: int) -> int:
-    n_packets = 0
-    try:
-        for packet in container.demux(stream):
-            n_packets += packet.size > 0
-            if n_packets > max_frames:
-                raise MediaError(f"more frames than data.max_frames ({max_frames})")
-    except av.FFmpegError:
-        pass  # a file that breaks off has the packets before the break
-    return n_packets
+@contextlib.contextmanager
+def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The file and its first video stream, which alone is read, to be decoded by two threads."""
+    with av.open(_local(path)) as container:
+        if not container.streams.video:
+            raise MediaError("the file has no video stream")
+        stream = container.streams.video[0]
+        _refuse_large(stream.codec_context.width, stream.codec_context.height, max_pixels)
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        stream.codec_context.thread_type, stream.codec_context.thread_count = "FRAME", 2
+        yield container, stream
 
 
 def _local(path: str | Path) -> str:
@@ -150,19 +256,14 @@ def _local(path: str | Path) -> str:
     return f"file:{path}"
 
 
-def _video_stream(container):
-    if not container.streams.video:
-        raise MediaError("the file has no video stream")
-    return container.streams.video[0]
-
-
 def _quarter_turns(frame) -> int:
     """Counter-clockwise quarter turns that make the frame upright, from the container's display matrix."""
     return round(frame.rotation / 90) % 4
 
 
-def _upright(frame) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
+def _upright(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    image_rgb = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return np.ascontiguousarray(np.rot90(image_rgb, _quarter_turns(frame)))
 
 
 def _refuse_large(width: int, height: int, max_pixels: int) -> None:

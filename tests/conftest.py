@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 EMBEDDER = "backbone: resnet10t, pretrained: false, input_size: 64, aspect_groups: 5, epochs: 1, batch_size: 4, memory: 0, train: {}"
 SMALLER = [
     "threads=1",
+    "runtime={engine: torch, precision: f32, device: cpu}",
     "frames={start: 0, stop: 16, step: 8}",
     "detector.backbone=ese_vovnet19b_slim_dw",
     "detector.pyramid_channels=16",
