@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from shared.errors import UserError
 from shared.media import MediaError
+from shared.runtime import PLAIN
 from tests.fuzz import mutate
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -478,7 +479,7 @@ def read_detector(folder: Path) -> None:
     weights = folder / "weights" / "detector"
     configured = detector_config().detector.model_dump()
     description = read_description(weights)
-    load_detector(weights, least_score=0.5)
+    load_detector(weights, runtime=PLAIN, least_score=0.5)
     refuse_other_architecture(weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"})
 
 
@@ -488,7 +489,7 @@ def read_embedder(folder: Path) -> None:
 
     weights, config = folder / "weights", embedder_config()
     search = config.search.model_copy(update={"index": "Flat"})
-    load_embedders(weights / "a", flip=True)
+    load_embedders(weights / "a", runtime=PLAIN, flip=True)
     read_trained(config, weights)
     refuse_unfit_index(config.model_copy(update={"search": search}), weights)
 
