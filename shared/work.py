@@ -62,7 +62,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             write(beside)
         except OSError:
             raise
-        except Exception:
+        except Exception as error:  # libraries tell of a full disk by errors of their own
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
             _write_probe(beside)
             raise
         with open(beside, "rb") as file:
@@ -77,7 +79,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _write_probe(path: Path) -> None:
-    """Raises the OSError that writing to `path` gives now, if any: libraries tell of a full disk by errors of their own."""
+    """Raises the OSError that writing to `path` gives now, if any."""
     with open(path, "ab") as file:
         file.write(bytes(1 << 16))
         file.flush()

@@ -354,6 +354,11 @@ def test_a_library_that_hides_the_full_disk_is_seen_through(tmp_path, monkeypatc
         beside.write_text("half")
         raise RuntimeError("PytorchStreamWriter failed writing file data/0")
 
+    def write_more(beside):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a'}'")):
+        write_whole(tmp_path / "a", write_more)
     with pytest.raises(RuntimeError, match="Pytorch"):  # the disk is well: the error is what it says
         write_whole(tmp_path / "a", write)
 
