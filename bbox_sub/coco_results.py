@@ -15,7 +15,7 @@ from shared.cli import run_entry
 from shared.coco import CocoFile, read_coco_file
 from shared.dataset import coco_files
 from shared.errors import UserError
-from shared.work import Step, locked, read_step, write_json
+from shared.work import Step, held, read_step, write_json
 
 log = logging.getLogger("export-coco")
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in (options.out, *([] if file else [images_path(options.out)])):
         if path.exists():
             raise UserError(f"{path}: is there already. Move it away, or name another --out.")
-    with locked(options.work):
+    with held(options.work, shared=True):
         steps = [read_step(options.work / "detections" / kind) for kind in ("photos", "videos")]
         detections = pd.concat([step.table("table") for step in steps], ignore_index=True)
         if file:

@@ -71,7 +71,8 @@ def find_boxes(
 def build_found(step: Step, model: nn.Module | CompiledDetector, rows: pd.DataFrame, short_side: int, config: Config) -> None:
     """Fills a step of `find_boxes` part by part; `picture` counts the rows of this kind."""
     parts = chunks(len(rows), PICTURES_PER_PART)
-    with progress_bar(total=len(rows), title=f"detect {step.folder.name}", unit="picture") as bar:
+    done = step.standing(len(rows), PICTURES_PER_PART)
+    with progress_bar(total=len(rows), title=f"detect {step.folder.name}", unit="picture", done=done) as bar:
 
         def build(k: int) -> tuple[dict, list]:
             images = [read_picture(path, config.data.max_pixels) for path in rows.picture[parts[k]]]

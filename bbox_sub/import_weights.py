@@ -18,7 +18,7 @@ from shared.cli import DEFAULT_CONFIG, run_entry
 from shared.config import Config, load_config, save_config
 from shared.errors import UserError
 from shared.weights import file_sha256, save_weights
-from shared.work import locked
+from shared.work import held
 
 log = logging.getLogger("import")
 
@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(options.config, options.overrides)
     if (options.out / "model.json").exists():
         raise UserError(f"{options.out}: a model is there already. Move it away, or name another folder with --out.")
-    with locked(options.out):
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with held(options.out.parent, what="weights folder", option="--out"):  # as a training holds it
         filled, drawn, left = import_weights(options.file, config, options.out)
         write_config_beside(options.out.parent, config)
     for title, names in (("filled", filled), ("drawn anew", drawn), ("left over", left)):

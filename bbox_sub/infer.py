@@ -112,10 +112,12 @@ def build_detections(step: Step, settings: dict, media: pd.DataFrame, items_per_
         rows.reset_index(drop=True) for _, rows in media.groupby((media.item_id != media.item_id.shift()).cumsum())
     ]
     marks = [fingerprint([settings, media_fingerprint(rows)]) for rows in items]
-    with progress_bar(total=len(items), title=f"detect {step.folder.name}", unit="item") as bar:
+    done = step.standing(len(items), items_per_part)
+    with progress_bar(total=len(items), title=f"detect {step.folder.name}", unit="item", done=done) as bar:
 
         def build(k: int) -> tuple[dict, list[dict]]:
             table, skipped = detect(items[k])
+            bar.skip(len(skipped))
             return {"table": table}, skipped
 
         step.build_units(marks, items_per_part, build, {"table": detection_table([])}, bar.update)
@@ -184,4 +186,4 @@ def detection_table(rows: list[tuple]) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, lower="detect.batch_size, detect.photo_short_side or detect.video_short_side, or data.max_pixels")

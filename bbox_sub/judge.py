@@ -154,4 +154,4 @@ def _columns(table: pd.DataFrame) -> dict[str, list]:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, lower="detect.batch_size, detect.photo_short_side or detect.video_short_side")

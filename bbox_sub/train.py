@@ -40,13 +40,13 @@ from shared.training import (
     begin_anew,
     check_precision,
     finished,
+    hold_for_training,
     make_optimizer,
     mark_finished,
     training_data,
     warmup_cosine,
 )
 from shared.weights import PROJECT, load_weights, read_description, refuse_other_architecture, save_weights
-from shared.work import locked
 
 log = logging.getLogger("detector")
 
@@ -75,7 +75,7 @@ def prepare(
             f"detector.engine: detectron2 trains in one process, found {n_processes}. Use engine torchvision."
         )
     starts = start_weights(config)
-    held.enter_context(locked(options.work))
+    hold_for_training(options, held)
     folder = options.weights / "detector"
     keep_start_weights(config, folder, options.fresh)
     used, parts = training_data(options, config, config.detector_train.parts)
@@ -310,4 +310,4 @@ def description_of(
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, lower="detector_train.phases.*.batch_size or .short_sides, or detector_train.workers")

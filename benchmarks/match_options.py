@@ -29,7 +29,7 @@ from shared.errors import UserError
 from shared.frames import refuse_problems
 from shared.runtime import choose_runtime
 from shared.tables import Dataset
-from shared.work import locked, read_step
+from shared.work import locked, read_step, write_json
 
 log = logging.getLogger("bench")
 
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\n".join(table(rows[name])))
         print(f"S1: with the config's max_distance. cut-off: {'fitted elsewhere' if fitted else 'the best here'}; S1* and the kinds: with it.")
         if options.json:
-            options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            write_json(options.json, rows)
 
 
 def read_cut_offs(path: Path) -> dict[str, dict[str, float]]:

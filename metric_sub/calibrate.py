@@ -28,7 +28,7 @@ from shared.dataset import named_parts, read_dataset, refuse_other_media, warn_o
 from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.tables import Dataset
-from shared.work import Step, locked, read_step, write_json, write_whole
+from shared.work import Step, locked, read_step, write_json, write_text, write_whole
 
 log = logging.getLogger("calibrate")
 
@@ -254,11 +254,11 @@ def write_answer(answer: dict, folder: Path, out: Path | None) -> None:
     text = yaml.safe_dump(fragment, sort_keys=False)
     out = out or folder / "calibration.yaml"
     try:
-        write_whole(out, lambda beside: beside.write_text(text, encoding="utf-8"))
+        write_text(out, text)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}). Name another --out.") from None
     overrides = overrides_of(fragment)
-    write_whole(folder / "overrides.txt", lambda beside: beside.write_text(overrides, encoding="utf-8"))
+    write_text(folder / "overrides.txt", overrides)
     figure = draw_calibration(answer)
     write_whole(folder / "calibration.png", lambda beside: figure.savefig(beside, dpi=110, format="png"))
     write_json(folder / "calibration.json", answer)

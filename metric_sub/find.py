@@ -21,7 +21,7 @@ from shared.media import MediaError, read_frames, read_photo
 from shared.runtime import choose_runtime
 from shared.sheet import PAPER_RGB, lay_out
 from shared.tables import BOX
-from shared.work import Step, locked, read_step, write_whole
+from shared.work import Step, held, locked, read_step, write_whole
 
 log = logging.getLogger("find")
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     use_threads(config.threads)
     runtime = choose_runtime(config.runtime)
-    with locked(options.work):
+    with locked(options.work), held(options.among, shared=True):
         media, kind, name = read_asked(options.work)
         gallery = read_step(options.among / "embeddings" / OTHER[kind])
         query = embed_detections(config, runtime, options, kind, media)

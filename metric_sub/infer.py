@@ -113,7 +113,8 @@ def embed_detections(
         fingerprint([settings, table_fingerprint(item), table_fingerprint(files.loc[item.media_id.unique()])])
         for item in items
     ]
-    with progress_bar(total=len(items), title=f"embed {kind}", unit="item" if kind == "photos" else "video") as bar:
+    done, unit = step.standing(len(items), ITEMS_PER_PART[kind]), "item" if kind == "photos" else "video"
+    with progress_bar(total=len(items), title=f"embed {kind}", unit=unit, done=done) as bar:
 
         def build(k: int) -> tuple[dict, list[dict]]:
             for media_id, boxes in items[k].groupby("media_id", sort=False):
@@ -252,4 +253,4 @@ def pair_boxes(
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, lower="embed.batch_size, search.candidates or data.max_pixels")

@@ -198,4 +198,4 @@ def figures_table(figures: dict) -> str:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, lower="embed.batch_size")

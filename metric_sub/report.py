@@ -27,7 +27,7 @@ from metric_sub.vote import match_items
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Calibration, Match
 from shared.errors import UserError
-from shared.work import write_whole
+from shared.work import held, write_whole
 
 log = logging.getLogger("report")
 
@@ -41,13 +41,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     config = config_of(options)
     n_threads = use_threads(config.threads)
-    run = read_run(options.data, options.work)
-    score = score_run(run, config.score)
-    cards = build_cards(run, score, config, n_threads)
-    page = render_page(options.data.resolve().name, run, score, cards, read_curves(options.weights))
-    write_file(options.work / "report.html", page.encode("utf-8"))
-    if options.picture:
-        write_file(options.picture, png_bytes(draw_nearest(run, N_NEAREST, config.data.max_pixels)))
+    with held(options.work, shared=True):
+        run = read_run(options.data, options.work)
+        score = score_run(run, config.score)
+        cards = build_cards(run, score, config, n_threads)
+        page = render_page(options.data.resolve().name, run, score, cards, read_curves(options.weights))
+        write_file(options.work / "report.html", page.encode("utf-8"))
+        if options.picture:
+            write_file(options.picture, png_bytes(draw_nearest(run, N_NEAREST, config.data.max_pixels)))
 
 
 def build_charts(run: Run, score: dict | None) -> Iterator[Chart]:

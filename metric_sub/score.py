@@ -19,6 +19,7 @@ from shared.dataset import read_dataset
 from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.tables import BOX, Dataset
+from shared.work import write_text
 
 log = logging.getLogger("score")
 
@@ -323,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.write(text)
     else:
         try:
-            options.out.write_text(text, encoding="utf-8")
+            write_text(options.out, text)
         except OSError as error:
             raise UserError(f"{options.out}: cannot be written ({error.strerror}). Name another --out.") from None
 

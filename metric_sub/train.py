@@ -50,12 +50,12 @@ from shared.training import (
     begin_anew,
     check_precision,
     finished,
+    hold_for_training,
     make_optimizer,
     mark_finished,
     training_data,
 )
 from shared.weights import pretrained_sha256
-from shared.work import locked
 
 log = logging.getLogger("embedder")
 
@@ -83,7 +83,7 @@ def prepare(
         settings = config.train_of(model)
         check_precision(settings.precision, "embed_train.precision")
         check_batch_size(model, settings.phases, n_processes)
-    held.enter_context(locked(options.work))
+    hold_for_training(options, held)
     used, parts = training_data(options, config, config.embed_train.parts)
     left = []
     for model in config.embedders:
@@ -283,4 +283,4 @@ def train_embedder(
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, lower="embedders.*.batch_size or .input_size, or embed_train.workers")

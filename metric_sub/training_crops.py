@@ -64,7 +64,8 @@ def cut_training_crops(
         files = boxes.picture.drop_duplicates().tolist()
         groups = {picture: group for picture, group in boxes.groupby("picture")}
         parts = chunks(len(files), PICTURES_PER_PART)
-        with progress_bar(total=len(files), title="training crops", unit="picture") as bar:
+        done = step.standing(len(files), PICTURES_PER_PART)
+        with progress_bar(total=len(files), title="training crops", unit="picture", done=done) as bar:
             step.build_parts(
                 len(parts),
                 lambda k: (

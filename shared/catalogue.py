@@ -32,7 +32,8 @@ def catalogue_media(root: Path, work: Path, max_pixels: int, fresh: bool) -> Ste
     step = Step(work / "media", {"media": table_fingerprint(found), "max_pixels": max_pixels}, fresh)
     if not step.done:
         parts = chunks(len(found), MEDIA_PER_PART)
-        with progress_bar(total=len(found), title="media", unit="file") as bar:
+        done = step.standing(len(found), MEDIA_PER_PART)
+        with progress_bar(total=len(found), title="media", unit="file", done=done) as bar:
             step.build_parts(len(parts), lambda k: _probe(found[parts[k]], max_pixels, bar))
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)})
     return step
@@ -46,5 +47,6 @@ def _probe(rows: pd.DataFrame, max_pixels: int, bar) -> tuple[dict, list[dict]]:
             probed.append((*row, info.width, info.height, info.n_frames, info.fps))
         except MediaError as error:
             skipped.append({"media_id": row.media_id, "reason": str(error)})
+            bar.skip()
         bar.update()
     return {"table": pd.DataFrame(probed, columns=list(COLUMNS)).astype(COLUMNS)}, skipped

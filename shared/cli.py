@@ -1,14 +1,18 @@
 """What the entry points share: their options, their log, and how they end."""
 
 import argparse
+import ctypes
+import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from shared.config import Config, load_config
 from shared.errors import UserError
+from shared.journal import EVENTS
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "cpu.yaml"
 
@@ -59,25 +63,77 @@ def use_threads(n_threads: int) -> int:
     return n_threads
 
 
-def run_entry(main: Callable[[], object]) -> None:
-    """Runs an entry's main: logs to stderr, a UserError becomes its message and exit 1, Ctrl-C exit 130."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+def run_entry(main: Callable[[], object], lower: str = "the batch size or the size of the pictures") -> None:
+    """Runs an entry's main: logs to stderr, and every end that a user can cause is a sentence there, without a traceback.
+
+    UserError, a full disk or a missing permission, no memory, a killed data worker: exit 1. Ctrl-C: exit 130; SIGTERM: exit 143.
+    lower: the keys of the config to lower where memory runs out, in words.
+    """
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.name != EVENTS)  # those are for the work folder's log
     for library in ("accelerate", "faiss", "PML"):  # PML: pytorch-metric-learning
         logging.getLogger(library).setLevel(logging.WARNING)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:
+        _end_with_the_door()
         main()
     except UserError as error:
         # torch hands on what a data worker raised with the worker's traceback in front of the message
-        print(f"error: {str(error).rpartition('UserError: ')[2]}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(
-            f"error: {error}. Mend that (a full disk? a missing permission?) and run the same command again.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
+        _fail(str(error).rpartition("UserError: ")[2])
+    except KeyboardInterrupt as interrupt:
         print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(interrupt, Terminated) else 130)
+    except Exception as error:
+        words = _in_words(error, lower)
+        if words is None:
+            raise
+        _fail(f"{words} What was finished is kept, the same command goes on from there.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _end_with_the_door() -> None:
+    """Asks the system for SIGTERM when run.sh, which names itself in VID2SHOP_DOOR, is killed: else this process would work on."""
+    door = os.environ.get("VID2SHOP_DOOR", "")
+    if door.isdecimal():
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if not Path("/proc", door).exists():
+            raise Terminated
+
+
+def _fail(words: str) -> None:
+    print(f"error: {words}", file=sys.stderr)
+    sys.exit(1)
+
+
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "Insufficient memory")
+
+
+def _in_words(error: Exception, lower: str) -> str | None:
+    """What the user can do about an error that the machine causes; None for any other."""
+    said = str(error).strip().partition("\n")[0]
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(words in str(error) for words in OUT_OF_MEMORY):
+        return f"memory ran out ({said or 'MemoryError'}). Lower {lower}, or end other programs."
+    if isinstance(error, RuntimeError) and "DataLoader worker" in said:  # torch tells it so, in the middle of whatever runs
+        return (
+            f"a process that prepares the batches was killed, as the system does where memory or /dev/shm runs out ({said}) "
+            f"Lower {lower}, or end other programs."
+        )
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}. Free some space."
+    if isinstance(error, OSError):
+        return f"{error}. Mend that (a missing permission? a disk that is gone?)."
+    return None

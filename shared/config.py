@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shared.config_words import in_words
 from shared.errors import UserError
 from shared.overrides import apply_override, changed
-from shared.work import write_whole
+from shared.work import write_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -442,4 +442,4 @@ def dump_config(config: BaseModel) -> str:
 def save_config(folder: Path, config: Config) -> None:
     """Writes the effective config beside an output, as <folder>/config.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.yaml", lambda beside: beside.write_text(dump_config(config), encoding="utf-8"))
+    write_text(folder / "config.yaml", dump_config(config))

@@ -44,7 +44,8 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
     if not step.done:
         parts = chunks(len(videos), VIDEOS_PER_PART)
         wanted = labelled.groupby("media_id").frame_index.apply(list)
-        with progress_bar(total=len(parts), title="labelled frames", unit="part") as bar:
+        done = step.standing(len(videos), VIDEOS_PER_PART)
+        with progress_bar(total=len(videos), title="labelled frames", unit="video", done=done) as bar:
             step.build_parts(len(parts), lambda k: _extract(videos[parts[k]], wanted, step.folder, max_pixels, bar))
         step.finish(len(parts), ["table"], {"table": empty})
     frames = step.table("table")
@@ -117,8 +118,9 @@ def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: 
                 missing.discard(index)
         except MediaError as error:
             skipped.append({"media_id": video.media_id, "reason": str(error)})
-            continue
+            missing.clear()
         if missing:
             skipped.append({"media_id": video.media_id, "reason": f"the video has no frames {sorted(missing)}"})
-    bar.update()
+        bar.update()
+    bar.skip(len(skipped))
     return {"table": pd.DataFrame(rows, columns=["media_id", "frame_index", "picture"])}, skipped

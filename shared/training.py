@@ -1,6 +1,7 @@
 """What both training loops share: data, schedule, average of weights, checkpoints, and the record that becomes curves."""
 
 import argparse
+import contextlib
 import csv
 import logging
 import math
@@ -18,9 +19,11 @@ from shared.config import Config, save_config
 from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.weights import is_whole, read_description
-from shared.work import fingerprint, write_json, write_whole
+from shared.work import fingerprint, held, locked, remove_leftovers, write_json, write_whole
 
 log = logging.getLogger("train")
+
+RESUME = "resume"  # the folder of a model's checkpoints
 
 # Keys of detector_train and of embed_train: how a run is carried out, not what comes of it.
 RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}
@@ -35,6 +38,16 @@ def training_data(options: argparse.Namespace, config: Config, parts: list[str])
     sides = train_and_validation(dataset, parts, config.data.validation_parts, config.data.holdout)
     save_config(options.weights, config)
     return split_parts(dataset, config.training_parts), list(sides)
+
+
+def hold_for_training(options: argparse.Namespace, into: contextlib.ExitStack) -> None:
+    """Takes the locks of the work folder and of the weights, which a training with another work folder may share."""
+    into.enter_context(locked(options.work))
+    try:
+        options.weights.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{options.weights}: cannot be made ({error.strerror}). Name another with --weights.") from None
+    into.enter_context(held(options.weights, what="weights folder", option="--weights"))
 
 
 def check_precision(precision: str, key: str) -> None:
@@ -123,7 +136,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, depends: dict, parts: dict[str, object], keep: int):
-        self._folder = folder / "resume"
+        self._folder = folder / RESUME
         self._fingerprint = fingerprint(depends)
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._keep = keep
@@ -131,6 +144,8 @@ class Checkpoint:
 
     def load(self) -> int:
         """Fills the parts from the newest whole file and gives the steps done; 0 where there is nothing to go on from."""
+        for folder in (self._folder, self._folder.parent):
+            remove_leftovers(folder)
         paths = sorted(self._folder.glob("*.pt"))
         while paths:
             try:
@@ -260,9 +275,12 @@ def mark_finished(folder: Path, depends: dict) -> None:
 
 
 def finished(folder: Path, depends: dict) -> bool:
-    """Whether a model folder was finished by a run with these dependencies."""
+    """Whether a model folder was finished by a run with these dependencies; then it needs no checkpoints any more."""
     try:
         description = read_description(folder)
-        return description.get("fingerprint") == fingerprint(depends) and is_whole(folder)
+        whole = description.get("fingerprint") == fingerprint(depends) and is_whole(folder)
     except UserError:
         return False
+    if whole:
+        shutil.rmtree(folder / RESUME, ignore_errors=True)  # of a run that was killed after it had finished
+    return whole

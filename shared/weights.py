@@ -12,12 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from shared.errors import UserError
+from shared.machine import PROJECT, made_with
 from shared.work import write_json, write_whole
 
 log = logging.getLogger("weights")
-
-# Configs name pretrained files from here, whatever folder a command runs in.
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> None:
@@ -28,7 +26,7 @@ def save_weights(folder: Path, model: torch.nn.Module, description: dict) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda beside: save_file(state, beside))
-    write_json(folder / "model.json", {**description, "sha256": file_sha256(folder / "weights.safetensors")})
+    write_json(folder / "model.json", {**description, "sha256": file_sha256(folder / "weights.safetensors"), "made_with": made_with()})
 
 
 def read_description(folder: Path) -> dict:

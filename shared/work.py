@@ -2,16 +2,20 @@
 
 A step's fingerprint is a hash of all that it depends on. Equal fingerprint and a manifest: the step is reused. Equal
 fingerprint and no manifest: it goes on at the first missing part. Another fingerprint: it is rebuilt. Every file is
-written beside its place, flushed, and renamed, so that a file with its final name is whole.
+written beside its place, flushed, and renamed, and the folder's entry is flushed too, so that a file with its final name is
+whole, and what was written after it is not there without it, even where the power fails.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +24,14 @@ import numpy as np
 import pandas as pd
 
 from shared.errors import UserError
+from shared.journal import logged_to, note
+from shared.machine import made_with
 
 log = logging.getLogger("work")
 
 SCHEMA_VERSION = 1
+LOCK = ".lock"
+LOCK_TRIES, LOCK_PAUSE_S = 6, 0.1  # `status` looks at a lock by holding it for a moment
 
 
 def fingerprint(depends: object) -> str:
@@ -39,21 +47,83 @@ def table_fingerprint(table: pd.DataFrame) -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a name beside `path`, flushes that file to the disk and renames it to `path`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Calls `write` with a name beside `path`, flushes that file to the disk, renames it to `path`, and flushes the folder.
+
+    A pipe or a device, such as /dev/stdout, is written as it is. Raises OSError that names `path` where the disk is full or
+    refuses, whatever error the library that writes makes of that.
+    """
+    if Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file() and not path.is_dir()):
+        write(path)
+        return
+    # the name in front is cut: with what is added to it, it could be longer than a file system allows
+    beside = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:180])}.{os.getpid()}.tmp")
     try:
-        write(beside)
+        try:
+            write(beside)
+        except OSError:
+            raise
+        except Exception:
+            _write_probe(beside)
+            raise
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _write_probe(path: Path) -> None:
+    """Raises the OSError that writing to `path` gives now, if any: libraries tell of a full disk by errors of their own."""
+    with open(path, "ab") as file:
+        file.write(bytes(1 << 16))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes the folder's entries last. Some file systems cannot, and need not."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS):
+            raise
+    finally:
+        os.close(file)
+
+
+def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Removes what `write_whole` was writing in `folder` when its process was killed. `pattern`: where to look.
+
+    What a living process writes, one that needs no lock for it, stays; this process writes nothing yet.
+    """
+    for path in list(folder.glob(pattern)):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and (int(process) == os.getpid() or not _alive(int(process))):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of that id runs on this machine (or in this container)."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: object) -> None:
-    write_whole(
-        path, lambda beside: beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    )
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 class Step:
@@ -67,12 +137,7 @@ class Step:
     """
 
     def __init__(self, folder: Path, depends: dict, fresh: bool = False, keep_before: bool = False):
-        self.folder = folder
-        self._before = folder.with_name(f"{folder.name}.before")
-        self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **depends})
-        self._depends = depends
-        self._started = time.monotonic()
-        self._manifest_path = folder / "manifest.json"
+        self._is_of(folder, depends)
         begun_path = folder / "begun.json"
         if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
             if keep_before and not fresh and _fingerprint_of(self._manifest_path):
@@ -80,13 +145,33 @@ class Step:
                 os.replace(folder, self._before)
             _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not begun_path.exists():
-            write_json(begun_path, {"fingerprint": self.fingerprint})
         self.done = _fingerprint_of(self._manifest_path) == self.fingerprint
+        if begun_path.exists():
+            _remove_what_a_kill_left(folder, self.done)
+        else:
+            write_json(begun_path, {"fingerprint": self.fingerprint})
         if keep_before and (fresh or self.done):
             _remove(self._before)
         if self.done:
             log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
+        else:
+            note("step", f"{folder}: begins", step=str(folder), state="begun")
+
+    @classmethod
+    def finished(cls, folder: Path, depends: dict) -> "Step":
+        """A step that is known to be finished; neither it nor anything else is written."""
+        step = cls.__new__(cls)
+        step._is_of(folder, depends)
+        step.done = True
+        return step
+
+    def _is_of(self, folder: Path, depends: dict) -> None:
+        self.folder = folder
+        self._before = folder.with_name(f"{folder.name}.before")
+        self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **depends})
+        self._depends = depends
+        self._started = time.monotonic()
+        self._manifest_path = folder / "manifest.json"
 
     @property
     def manifest(self) -> dict:
@@ -101,16 +186,25 @@ class Step:
         """
         parts = self.folder / "parts"
         parts.mkdir(exist_ok=True)
-        kept = sum(self._part_path(k, "skipped", ".json").exists() for k in range(n_parts))
+        kept = sum(map(self._stands, range(n_parts)))
         if kept:
             log.info("%s: goes on, %d of %d parts are there", self.folder, kept, n_parts)
         for k in range(n_parts):
-            if self._part_path(k, "skipped", ".json").exists():
+            if self._stands(k):
                 continue
             tables, skipped = build(k)
             for name, table in tables.items():
                 _write_table(self._part_path(k, name, _suffix(table)), table)
             write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
+            for entry in skipped:
+                note("skipped", f"{entry['media_id']}: skipped: {entry['reason']}", step=str(self.folder), **entry)
+
+    def standing(self, n_rows: int, size: int) -> int:
+        """How many of `n_rows`, which make parts of `size` rows, an interrupted run left built: where a progress bar begins."""
+        return sum(len(range(n_rows)[part]) for k, part in enumerate(chunks(n_rows, size)) if self._stands(k))
+
+    def _stands(self, k: int) -> bool:
+        return self._part_path(k, "skipped", ".json").exists()
 
     def build_units(
         self,
@@ -208,9 +302,19 @@ class Step:
                 "rows": rows,
                 "skipped": skipped,
                 "seconds": round(time.monotonic() - self._started, 2),
+                "made_with": made_with(),
                 "depends": self._depends,
                 **(facts or {}),
             },
+        )
+        note(
+            "step",
+            f"{self.folder}: finished, {rows} rows",
+            step=str(self.folder),
+            state="finished",
+            rows=rows,
+            skipped=len(skipped),
+            seconds=round(time.monotonic() - self._started, 2),
         )
         if skipped:
             log.warning(
@@ -237,37 +341,136 @@ def read_step(folder: Path) -> Step:
     depends = json.loads(manifest.read_text(encoding="utf-8")).get("depends", {})
     if found != fingerprint({"schema": SCHEMA_VERSION, **depends}):  # Step would clear the folder to build it anew
         raise UserError(f"{folder}: made by another version of vid2shop. Run stage 1 on this work folder again.")
-    return Step(folder, depends)
+    return Step.finished(folder, depends)
 
 
 @contextlib.contextmanager
 def locked(work: Path) -> Iterator[None]:
-    """Holds the work folder for this process; the system frees the lock when the process ends, however it ends.
+    """Holds the work folder for this process alone, and logs to <work>/log.jsonl meanwhile.
 
-    Raises UserError where another process holds it or the folder cannot be written.
+    Raises UserError as `held` does, and where the folder cannot be written.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
-        file = open(work / ".lock", "w")  # held open while the lock is
     except OSError as error:
-        raise UserError(
-            f"{work}: the work folder cannot be written ({error.strerror}). Name another with --work."
-        ) from None
-    with file:
+        raise _unwritable(work, error) from None
+    with held(work):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):  # deeper ones are of steps, which look for themselves
+                remove_leftovers(work, pattern)
+            journal = contextlib.ExitStack()
+            journal.enter_context(logged_to(work))
+        except OSError as error:
+            raise _unwritable(work, error) from None
+        with journal:
+            command = sys.orig_argv[1:]
+            note("run", f"begins: {' '.join(command)}", state="begun", command=command, made_with=made_with())
+            try:
+                yield
+            except BaseException as error:
+                said = str(error) or type(error).__name__
+                note("run", f"ends early: {said}", state="failed", error=type(error).__name__, reason=said)
+                raise
+            note("run", "ends well", state="finished")
+
+
+@contextlib.contextmanager
+def held(folder: Path, shared: bool = False, what: str = "work folder", option: str = "--work") -> Iterator[None]:
+    """Holds a folder's lock: alone, to write, or `shared` with others that hold it so, to read what no one changes meanwhile.
+
+    The system frees the lock when the process ends, however it ends: its forks do not keep it. Raises UserError where another
+    process holds it and, not shared, where the folder cannot be written; the message calls it `what`, named by `option`. On a file
+    system without locks it warns and goes on.
+    """
+    path = folder / LOCK
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if not shared:
+            raise _unwritable(folder, error, what, option) from None
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # a folder that has no lock and takes none is written by no one
+            yield
+            return
+    lock = os.fdopen(file, "rb" if shared else "r+b", buffering=0)
+    # A data worker or another fork would hold the lock for as long as it outlives a killed parent.
+    os.register_at_fork(after_in_child=lock.close)
+    with lock:
+        if not _lock(lock, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             raise UserError(
-                f"{work}: another run is using this work folder. Wait for it, or name another with --work."
-            ) from None
+                f"{folder}: another run is using this {what}{_in_words(holder(folder))}. Wait for it, or name another with {option}."
+            )
+        if not shared:
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.orig_argv[1:], "since": time.time()}
+            lock.truncate(0)
+            lock.write(json.dumps(about).encode())
         yield
+
+
+def _unwritable(folder: Path, error: OSError, what: str = "work folder", option: str = "--work") -> UserError:
+    return UserError(
+        f"{folder}: the {what} cannot be written ({error.strerror}). Name another with {option}, or make this one writable."
+    )
+
+
+def _lock(file, folder: Path, how: int) -> bool:
+    """Whether the lock was free; on a file system without locks nothing else can be said."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+            return True
+        except (BlockingIOError, PermissionError):
+            time.sleep(LOCK_PAUSE_S)
+        except OSError as error:
+            log.warning(
+                "%s: its file system knows no locks (%s): see for yourself that no other run uses it", folder, error.strerror
+            )
+            return True
+    return False
+
+
+def holder(folder: Path) -> dict | None:
+    """{pid, host, command, since} of the process that last held the folder alone, whether or not it does now."""
+    try:
+        about = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        return about if isinstance(about, dict) and {"pid", "host", "command", "since"} <= about.keys() else None
+    except (OSError, ValueError):
+        return None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder alone now. Writes nothing; the folder may be read-only."""
+    try:
+        with open(folder / LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock there, or a file system without any: as far as one can see, no
+        return False
+    return False
+
+
+def _in_words(about: dict | None) -> str:
+    if about is None:
+        return ""
+    since = time.strftime("%H:%M:%S", time.localtime(about["since"]))
+    return f" (process {about['pid']} on {about['host']}, since {since})"
+
+
+def _remove_what_a_kill_left(folder: Path, done: bool) -> None:
+    if done:  # killed after its manifest was written
+        shutil.rmtree(folder / "parts", ignore_errors=True)
+    else:
+        remove_leftovers(folder, "**/.*.tmp")
 
 
 def _remove(folder: Path) -> None:
     """Removes a step, first what says that it is or was being made: what a kill leaves over counts as nothing."""
-    for name in ("manifest.json", "begun.json"):
-        (folder / name).unlink(missing_ok=True)
     if folder.exists():
+        for name in ("manifest.json", "begun.json"):
+            (folder / name).unlink(missing_ok=True)
+        _flush_folder(folder)
         shutil.rmtree(folder)
 
 
