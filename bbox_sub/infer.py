@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
     with locked(options.work):
         save_config(options.work, config)
-        media_step = catalogue_media(options.data, options.work, config.data.max_pixels, options.fresh)
+        media_step = catalogue_media(options.data, options.work, config.data, options.fresh)
         media = media_step.table("table")
         shared_settings = {
             "weights": description["sha256"],

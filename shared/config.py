@@ -49,6 +49,9 @@ class Data(Section):
     holdout: Share  # of the items, kept for validation where no folder has a name from validation_parts
     label_aliases: dict[str, str]  # another name of a label -> its name
     max_pixels: Count  # a picture or frame with more is refused
+    max_frames: Count  # a video with more is refused
+    seconds_per_file: Positive  # a file that is waited for longer than this while it is decoded is given up
+    decoder_memory_mb: Annotated[int, Field(ge=256)]  # MiB that the process which decodes may take
 
 
 class Detector(Section):

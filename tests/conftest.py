@@ -7,13 +7,18 @@ import pytest
 import torch
 from hypothesis import settings
 
-from shared.config import Config, load_config
+from shared.config import Config, Data, load_config
 from tests.drawing import draw_dataset
 
 settings.register_profile("vid2shop", deadline=None, derandomize=True)  # a busy machine is no failure; seeds are pinned
 settings.load_profile("vid2shop")
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def data_limits(**changes) -> Data:
+    """The section `data` of configs/tiny.yaml with some values changed."""
+    return Data.model_validate({**load_config(PROJECT / "configs" / "tiny.yaml").data.model_dump(), **changes})
 
 
 @pytest.fixture(scope="session")
