@@ -4,8 +4,9 @@ A unit's boxes and vectors depend on nothing but that unit, so that a run that w
 gives the bits of an undisturbed run over all of it.
 """
 
+import itertools
 import json
-import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +19,12 @@ import pandas as pd
 from shared.errors import UserError
 from shared.media import MediaError
 from shared.reader import Reader
+from shared.tables import BOX
 from shared.work import SCHEMA_VERSION, Step, chunks, joined, read_table, remove_step, suffix_of
-
-log = logging.getLogger("work")
 
 KINDS = ("photos", "videos")
 UNITS_PER_PART = {"photos": 8, "videos": 4}
+ASKED_AHEAD = 2  # units that the reader is asked for before the one that is being read has come
 NO_UNITS = pd.DataFrame({"mark": pd.Series(dtype="str"), "rows": pd.Series(dtype="int64")})
 
 Tables = dict[str, pd.DataFrame | np.ndarray]
@@ -87,39 +88,53 @@ def read_units(jobs: Iterable[Job], reader: Reader, frame_indices: list[int]) ->
     Of a video that fails midway the pictures before have been given: they do not count.
     Raises UserError where a medium that has detections cannot be read any more.
     """
-    for job in jobs:
-        skipped = []
-        for medium in job.unit.media.itertuples() if job.read else ():
-            boxes = None
-            if job.detections is not None:
-                of_medium = job.detections[job.detections.media_id == medium.media_id]
-                boxes = {index: rows for index, rows in of_medium.groupby("frame_index")}
-                if not boxes:
-                    continue
-            try:
-                n_read = 0
-                for index, image_rgb in _pictures(job.unit.kind, medium.path, boxes or frame_indices, reader):
-                    found = None if boxes is None else boxes[index][["x1", "y1", "x2", "y2"]].to_numpy()
-                    yield Picture(job.unit, medium, index, image_rgb, found)
-                    n_read += 1
-                if boxes is not None and n_read < len(boxes):
-                    raise MediaError(f"it has {n_read} of the frames {list(boxes)}")
-                if not n_read:
-                    raise MediaError(f"shorter than the first wanted frame ({min(frame_indices)})")
-            except MediaError as error:
-                if boxes is not None:
-                    raise UserError(
-                        f"{medium.path}: could be read by stage 1 and now cannot ({error}). Restore it and run infer again."
-                    ) from None
-                skipped.append({"media_id": medium.media_id, "reason": str(error)})
-        yield UnitEnd(job.unit, job.detections, skipped)
+    asked: deque[tuple[Job, list[_Asked]]] = deque()
+    for job in itertools.chain(jobs, [None] * (ASKED_AHEAD + 1)):
+        if job is not None:
+            asked.append((job, list(_ask(job, reader, frame_indices)) if job.read else []))
+        if asked and (job is None or len(asked) > ASKED_AHEAD):
+            first, media = asked.popleft()
+            skipped = []
+            for medium in media:
+                try:
+                    yield from _pictures_of(first.unit, medium, min(frame_indices))
+                except MediaError as error:
+                    if medium.boxes is not None:
+                        raise UserError(
+                            f"{medium.row.path}: could be read by stage 1 and now cannot ({error}). Restore it and run infer again."
+                        ) from None
+                    skipped.append({"media_id": medium.row.media_id, "reason": str(error)})
+            yield UnitEnd(first.unit, first.detections, skipped)
 
 
-def _pictures(kind: str, path: str, indices: Iterable[int], reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
-    if kind == "photos":
-        yield 0, reader.photo(path)
-    else:
-        yield from reader.frames(path, indices)
+class _Asked(NamedTuple):
+    row: tuple  # a named tuple: the medium's row of the media table
+    boxes: dict[int, np.ndarray] | None  # by frame index, where they are known
+    answer: Iterator[tuple[int, np.ndarray]]
+
+
+def _ask(job: Job, reader: Reader, frame_indices: list[int]) -> Iterator[_Asked]:
+    """Asks the reader for what the job needs of its unit's media."""
+    for row in job.unit.media.itertuples():
+        boxes = None
+        if job.detections is not None:
+            of_medium = job.detections[job.detections.media_id == row.media_id]
+            boxes = {index: rows[BOX].to_numpy() for index, rows in of_medium.groupby("frame_index")}
+        if boxes is None or boxes:
+            photo = job.unit.kind == "photos"
+            answer = reader.ask_photo(row.path) if photo else reader.frames(row.path, boxes or frame_indices)
+            yield _Asked(row, boxes, answer)
+
+
+def _pictures_of(unit: Unit, medium: _Asked, first_frame: int) -> Iterator[Picture]:
+    n_read = 0
+    for index, image_rgb in medium.answer:
+        yield Picture(unit, medium.row, index, image_rgb, medium.boxes and medium.boxes[index])
+        n_read += 1
+    if medium.boxes and n_read < len(medium.boxes):
+        raise MediaError(f"it has only {n_read} of the frames {sorted(medium.boxes)}")
+    if not n_read:
+        raise MediaError(f"shorter than the first wanted frame ({first_frame})")
 
 
 class UnitStep:
