@@ -20,7 +20,7 @@ from shared.errors import UserError
 from shared.media import MediaError
 from shared.reader import Reader
 from shared.tables import BOX
-from shared.work import SCHEMA_VERSION, Step, chunks, joined, read_table, remove_step, suffix_of
+from shared.work import SCHEMA_VERSION, Step, chunks, joined, read_table, suffix_of
 
 KINDS = ("photos", "videos")
 UNITS_PER_PART = {"photos": 8, "videos": 4}
@@ -211,7 +211,7 @@ class UnitStep:
         if not self.step.done:
             self.step.finish(len(self._parts), ["units", *self._empty], {"units": NO_UNITS, **self._empty})
             self.step.done = True
-            remove_step(self.step.before)
+            self.step.drop_before()
         return self.step
 
 

@@ -141,9 +141,9 @@ class Step:
         begun_path = folder / "begun.json"
         if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
             if keep_before and not fresh and _fingerprint_of(self._manifest_path):
-                remove_step(self.before)
+                _remove(self.before)
                 os.replace(folder, self.before)
-            remove_step(folder)
+            _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.done = _fingerprint_of(self._manifest_path) == self.fingerprint
         if begun_path.exists():
@@ -151,7 +151,7 @@ class Step:
         else:
             write_json(begun_path, {"fingerprint": self.fingerprint})
         if keep_before and (fresh or self.done):
-            remove_step(self.before)
+            _remove(self.before)
         if self.done:
             log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
         else:
@@ -215,6 +215,10 @@ class Step:
     def part_stands(self, k: int) -> bool:
         """Whether part k was built, whole, by this or an interrupted run."""
         return self._part_path(k, "skipped", ".json").exists()
+
+    def drop_before(self) -> None:
+        """Removes the step before, from which nothing more is taken."""
+        _remove(self.before)
 
     def finish(
         self, n_parts: int, names: list[str], empty: dict[str, pd.DataFrame | np.ndarray], facts: dict | None = None
@@ -432,7 +436,7 @@ def _remove_what_a_kill_left(folder: Path, done: bool) -> None:
         remove_leftovers(folder, "**/.*.tmp")
 
 
-def remove_step(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     """Removes a step, first what says that it is or was being made: what a kill leaves over counts as nothing."""
     if folder.exists():
         for name in ("manifest.json", "begun.json"):
