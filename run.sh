@@ -179,7 +179,13 @@ train() {
 }
 
 infer() {
-    stages infer "$@"
+    local kept
+    if [ "${RUNNER:-local}" = local ] && [ "$(option stage both "$@")" = both ]; then  # each file is read once for both
+        without stage "$@"
+        "$python" -m infer ${kept[@]+"${kept[@]}"} >&2
+    else
+        stages infer "$@"
+    fi
     [ "$(option stage both "$@")" = detect ] || cat "$(option work work "$@")/result.json"
 }
 

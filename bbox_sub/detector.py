@@ -17,9 +17,11 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from bbox_sub.body import build_body, preprocessing
+from bbox_sub.openvino_engine import CompiledDetector
 from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
-from shared.config import Detector
+from shared.config import Config, Detector
 from shared.errors import UserError
+from shared.runtime import Runtime, choose_runtime
 from shared.weights import load_weights, read_description
 
 INFERENCE_KEYS = {
@@ -126,11 +128,25 @@ def _draw_heads(heads: BoxHeads) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def load_detector(folder: Path, *, least_score: float, **chosen: float) -> tuple[GeneralizedRCNN, Detector]:
-    """A trained detector in evaluation mode, which gives boxes scored above `least_score`, and its config section.
+def detector_runtime(config: Config) -> Runtime:
+    """What the config's detector runs on.
 
-    `chosen` replaces values of INFERENCE_KEYS that it was trained with.
+    With `detector.engine: detectron2` an engine that is left open is torch: the user wants detectron2's own model.
     """
+    only_torch = "detector.engine is detectron2" if config.detector.engine == "detectron2" else ""
+    return choose_runtime(config.runtime, only_torch=only_torch)
+
+
+def load_detector(
+    folder: Path, *, runtime: Runtime, least_score: float, **chosen: float
+) -> tuple[GeneralizedRCNN | CompiledDetector, Detector]:
+    """A trained detector ready for `detect_boxes`, which gives boxes scored above `least_score`, and its config section.
+
+    `chosen` replaces values of INFERENCE_KEYS that it was trained with. OpenVINO runs torchvision's build of the network
+    whatever the engine: the weights are the same.
+    """
+    if runtime.engine == "openvino":
+        chosen = {**chosen, "engine": "torchvision"}
     try:
         config = Detector.model_validate({**read_description(folder)["architecture"], **chosen})
     except (KeyError, ValidationError) as error:
@@ -139,4 +155,7 @@ def load_detector(folder: Path, *, least_score: float, **chosen: float) -> tuple
         ) from None
     model = build_detector(config, load_pretrained=False, least_score=least_score)
     load_weights(folder, model)
-    return model.eval(), config
+    model.eval()
+    if runtime.engine == "openvino":
+        return CompiledDetector(model, runtime), config
+    return model.to(runtime.device), config

@@ -10,6 +10,7 @@ from bbox_sub.detector import load_detector
 from bbox_sub.detectron2_names import VOVNETS, to_detectron2
 from shared.cli import run_entry
 from shared.errors import UserError
+from shared.runtime import PLAIN
 from shared.work import write_whole
 
 log = logging.getLogger("export")
@@ -34,7 +35,7 @@ def export_weights(folder: Path, file: Path) -> None:
     Raises UserError for a network that detectron2's VoVNets cannot be: of another form, without eSE in every block, or
     normalised by groups.
     """
-    model, config = load_detector(folder, least_score=0.0, engine="torchvision")
+    model, config = load_detector(folder, runtime=PLAIN, least_score=0.0, engine="torchvision")
     for key, wanted in (("backbone", VOVNETS), ("ese_in_every_block", [True]), ("norm", ["batch", "frozen"])):
         if getattr(config, key) not in wanted:
             raise UserError(

@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torch import nn
 
 from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
+from bbox_sub.openvino_engine import CompiledDetector
 from shared.config import Config
 from shared.dataset import media_fingerprint
 from shared.frames import read_picture
 from shared.progress import progress_bar
+from shared.runtime import Runtime
 from shared.tables import BOX, Dataset
 from shared.weights import read_description
 from shared.work import Step, chunks, table_fingerprint
@@ -25,6 +26,7 @@ def find_boxes(
     weights: Path,
     folder: Path,
     config: Config,
+    runtime: Runtime,
     least_score: float,
     fresh: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -44,6 +46,7 @@ def find_boxes(
                 "weights": description["sha256"],
                 "architecture": description["architecture"],
                 "chosen": chosen,
+                "runtime": runtime.settings,
                 "least_score": least_score,
                 "sides": [short_side, config.detect.max_side],
                 "batch_size": config.detect.batch_size,
@@ -55,8 +58,7 @@ def find_boxes(
         )
         if not step.done:
             if model is None:
-                model, _ = load_detector(weights, least_score=least_score, **chosen)
-                model.to("cuda" if torch.cuda.is_available() else "cpu")
+                model, _ = load_detector(weights, runtime=runtime, least_score=least_score, **chosen)
             build_found(step, model, rows, short_side, config)
         found = step.table("found")
         tables.append(
@@ -66,7 +68,7 @@ def find_boxes(
     return pd.concat(found, ignore_index=True), pd.concat(sizes).sort_index()
 
 
-def build_found(step: Step, model: GeneralizedRCNN, rows: pd.DataFrame, short_side: int, config: Config) -> None:
+def build_found(step: Step, model: nn.Module | CompiledDetector, rows: pd.DataFrame, short_side: int, config: Config) -> None:
     """Fills a step of `find_boxes` part by part; `picture` counts the rows of this kind."""
     parts = chunks(len(rows), PICTURES_PER_PART)
     done = step.standing(len(rows), PICTURES_PER_PART)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bbox_sub.detector import INFERENCE_KEYS
+from bbox_sub.detector import INFERENCE_KEYS, detector_runtime
 from bbox_sub.figures import KINDS, figures_of, figures_table
 from bbox_sub.found import box_table, find_boxes
 from bbox_sub.hits import NONE, assign_hits
@@ -27,7 +27,7 @@ from bbox_sub.thresholds import (
     threshold_in_words,
 )
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config
+from shared.config import Config, Data
 from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(config.threads)
     if not 0 < options.precision <= 1:
         raise UserError(f"--precision: expected a share above 0 and up to 1, found {options.precision:g}.")
+    runtime = detector_runtime(config)
     weights, folder = options.weights / "detector", options.work / "evaluation"
     description, configured = read_description(weights), config.detector.model_dump()
     refuse_other_architecture(weights, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"})
@@ -62,8 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     with locked(options.work):
         dataset = named_parts(read_dataset(options.data), options.part, options.data)
         warn_of_training(dataset, config.detector_train.parts)
-        pictures = labelled_in(dataset, folder, max_pixels, options.fresh)
-        found, sizes = find_boxes(pictures, dataset, weights, folder / "found", config, least_score, options.fresh)
+        pictures = labelled_in(dataset, folder, config.data, options.fresh)
+        found, sizes = find_boxes(pictures, dataset, weights, folder / "found", config, runtime, least_score, options.fresh)
         pictures = pictures.join(sizes).assign(threshold=pictures.kind.map(thresholds))
         truth, names = truth_of(pictures, dataset, config)
         truth, found = assign_hits(truth, found, MIN_IOU)
@@ -87,9 +88,9 @@ def main(argv: list[str] | None = None) -> None:
     log.info("%s: look at thresholds.png, misses.png, false_alarms.png", folder)
 
 
-def labelled_in(dataset: Dataset, folder: Path, max_pixels: int, fresh: bool) -> pd.DataFrame:
+def labelled_in(dataset: Dataset, folder: Path, limits: Data, fresh: bool) -> pd.DataFrame:
     """A row per labelled photo and frame: media_id, frame_index, picture (a file), kind ('photos', 'frames'), title."""
-    pictures = extract_labelled_frames(dataset, folder, max_pixels, fresh)
+    pictures = extract_labelled_frames(dataset, folder, limits, fresh)
     is_photo = pictures.media_id.map(dataset.media.set_index("media_id").kind) == "photo"
     return pictures.assign(
         kind=np.where(is_photo, "photos", "frames"),

@@ -91,7 +91,7 @@ def prepare(
     if finished(folder, depends) and not options.fresh:
         log.info("%s: reused, it was trained with this config on this data", folder)
         return None
-    cut = extract_labelled_frames(used, options.work, config.data.max_pixels, options.fresh)
+    cut = extract_labelled_frames(used, options.work, config.data, options.fresh)
     sides = [pictures_of(part, cut, config) for part in parts]
     for pictures, name in zip(sides, ("training", "validation"), strict=True):
         if not pictures:

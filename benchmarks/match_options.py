@@ -27,6 +27,7 @@ from shared.dataset import named_parts, read_dataset
 from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.frames import refuse_problems
+from shared.runtime import choose_runtime
 from shared.tables import Dataset
 from shared.work import locked, read_step, write_json
 
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         refuse_problems(dataset)
         boxes = labelled_boxes(dataset, config.frames)
         boxes, vectors, colours = describe_boxes(
-            boxes, config, options.weights, options.work / "evaluation" / "vectors", options.fresh
+            boxes, config, choose_runtime(config.runtime), options.weights, options.work / "evaluation" / "vectors", options.fresh
         )
         sides = {
             "colour histogram": (boxes, colours, {"plain": PLAIN}),

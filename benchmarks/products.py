@@ -27,6 +27,7 @@ from shared.config import Config
 from shared.errors import UserError
 from shared.frames import read_picture
 from shared.progress import progress_bar
+from shared.runtime import choose_runtime
 
 ROLES = ("catalogue", "query", "distractor")
 VIEWS = {"alt1": "close-up", "alternate": "close-up"}  # other names of views, as the Magento sample data has them
@@ -122,7 +123,7 @@ def product_box(image_rgb: np.ndarray) -> np.ndarray:
 
 def describe(pictures: pd.DataFrame, config: Config, weights: Path) -> dict[str, np.ndarray]:
     """Vectors (N, D) of the pictures' boxes: of the ensemble, of each of several models, and of the colour histogram."""
-    models, colours = load_models(config, weights), []
+    models, colours = load_models(config, weights, choose_runtime(config.runtime)), []
     with progress_bar(total=len(pictures), title="products", unit="picture") as bar:
         for path in pictures.path:
             image_rgb = read_picture(path, config.data.max_pixels)

@@ -1,14 +1,31 @@
 """Running embedders over crops: batches of one size, several models side by side, one unit vector per crop."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import nn
 
 from metric_sub.crops import crops_of_boxes, to_input
 from metric_sub.embedder import TrainedEmbedder
 
 
+@dataclass(frozen=True)
+class Crops:
+    """The crops of some boxes as each model wants them: per model a list of N pictures, uint8 (h, w, 3), and their groups (N,)."""
+
+    of_models: list[tuple[list[np.ndarray], np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.of_models[0][1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(crop.nbytes for crops, _ in self.of_models for crop in crops)
+
+
 class CropEmbedder:
-    """Collects boxes of pictures, then embeds all their crops with every model.
+    """Cuts boxes out of pictures and embeds the crops with every model.
 
     A model is a list: one network, or its snapshots, whose vectors are joined first. The models' unit vectors are
     concatenated and normalised again (the design's ensemble).
@@ -17,25 +34,32 @@ class CropEmbedder:
     def __init__(self, models: list[list[TrainedEmbedder]], batch_size: int):
         self._models = models
         self._batch_size = batch_size
-        self.dimension = sum(embedder.net.project.out_features for model in models for embedder in model)
-        self._crops: list[list[np.ndarray]] = [[] for _ in models]
-        self._groups: list[list[int]] = [[] for _ in models]
+        self.dimension = sum(embedder.dimension for model in models for embedder in model)
+        self._added: list[Crops] = []
+
+    def cut(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> Crops:
+        """The crops of a picture's boxes (N, 4)."""
+        return Crops([crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule) for model in self._models])
+
+    def embed(self, cuts: list[Crops]) -> np.ndarray:
+        """(N, dimension) float32 unit vectors of all crops, in their order; those of one size share a batch."""
+        if not cuts:
+            return np.zeros((0, self.dimension), np.float32)
+        vectors = []
+        for k, model in enumerate(self._models):
+            crops = [crop for cut in cuts for crop in cut.of_models[k][0]]
+            groups = np.concatenate([cut.of_models[k][1] for cut in cuts])
+            vectors.append(embed_by_model(model, crops, groups, self._batch_size))
+        return join_vectors(vectors)
 
     def add(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> None:
-        """Takes the crops of a picture's boxes (N, 4)."""
-        for k, model in enumerate(self._models):
-            crops, groups = crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule)
-            self._crops[k] += crops
-            self._groups[k] += groups.tolist()
+        """Takes the crops of a picture's boxes (N, 4) until the next `take`."""
+        self._added.append(self.cut(image_rgb, boxes_xyxy))
 
     def take(self) -> np.ndarray:
         """(N, dimension) float32 unit vectors of all boxes since the last call, in the order they were added."""
-        vectors = [
-            embed_by_model(model, crops, np.asarray(groups, np.int64), self._batch_size)
-            for model, crops, groups in zip(self._models, self._crops, self._groups, strict=True)
-        ]
-        self._crops, self._groups = [[] for _ in self._models], [[] for _ in self._models]
-        return join_vectors(vectors)
+        added, self._added = self._added, []
+        return self.embed(added)
 
 
 def embed_by_model(
@@ -50,19 +74,30 @@ def embed_crops(
     embedder: TrainedEmbedder, crops_rgb: list[np.ndarray], groups: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """(N, D) float32 unit vectors of crops whose sizes go by `groups` (N,)."""
-    net = embedder.net
-    device = net.mean.device
-    vectors = np.zeros((len(crops_rgb), net.project.out_features), np.float32)
+    embed = _embed_by_torch if isinstance(embedder.net, nn.Module) else _embed_compiled
+    vectors = np.zeros((len(crops_rgb), embedder.dimension), np.float32)
     for group in np.unique(groups):
         places = np.flatnonzero(groups == group)
         for start in range(0, len(places), batch_size):
             chosen = places[start : start + batch_size]
-            batch = to_input([crops_rgb[k] for k in chosen]).to(device)  # (B, 3, H, W)
-            vector = net(batch)  # (B, D)
-            if embedder.flip:
-                vector = torch.nn.functional.normalize(vector + net(batch.flip(-1)), dim=1)
-            vectors[chosen] = vector.cpu().numpy()
+            vectors[chosen] = embed(embedder, [crops_rgb[k] for k in chosen])
     return vectors
+
+
+def _embed_by_torch(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> np.ndarray:
+    net = embedder.net
+    batch = to_input(crops_rgb).to(net.mean.device)  # (B, 3, H, W)
+    vectors = net(batch)  # (B, D)
+    if embedder.flip:
+        vectors = nn.functional.normalize(vectors + net(batch.flip(-1)), dim=1)
+    return vectors.cpu().numpy()
+
+
+def _embed_compiled(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> np.ndarray:
+    batch = np.stack(crops_rgb)  # (B, H, W, 3)
+    if not embedder.flip:
+        return embedder.net(batch)
+    return _unit(embedder.net(batch) + embedder.net(batch[:, :, ::-1]))
 
 
 def join_vectors(vectors: list[np.ndarray]) -> np.ndarray:

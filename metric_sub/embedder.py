@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
+from metric_sub.openvino_engine import CompiledEmbedder
 from shared.config import Embed, Embedder
 from shared.errors import UserError
+from shared.runtime import Runtime
 from shared.weights import fill_backbone, load_weights, read_description, save_weights
 
 INFERENCE_KEYS = {"flip", "batch_size"}  # of the section `embed`: what inference may choose after training
@@ -96,9 +98,13 @@ class InputRule:
 class TrainedEmbedder:
     """A trained network in evaluation mode, how its crops are cut, and whether it also sees the mirrored crop."""
 
-    net: EmbeddingNet
+    net: EmbeddingNet | CompiledEmbedder
     crop_rule: CropRule
     flip: bool
+
+    @property
+    def dimension(self) -> int:
+        return self.net.project.out_features if isinstance(self.net, nn.Module) else self.net.dimension
 
 
 def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> EmbeddingNet:
@@ -176,8 +182,8 @@ def _in_one(networks: list[EmbeddingNet]) -> nn.Module:
     return networks[0] if len(networks) == 1 else nn.ModuleList(networks)
 
 
-def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
-    """The trained network of a model folder, on the GPU where there is one; of concatenated snapshots each.
+def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[TrainedEmbedder]:
+    """The trained network of a model folder, ready for the runtime; of concatenated snapshots each.
 
     Raises UserError where the folder is missing or does not fit.
     """
@@ -189,5 +195,9 @@ def load_embedders(folder: Path, *, flip: bool) -> list[TrainedEmbedder]:
     networks = [build_embedder(model, shape, load_pretrained=False) for _ in range(description["networks"])]
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [TrainedEmbedder(network.to(device).eval(), rule, flip) for network in networks]
+    ready = CompiledEmbedder if runtime.engine == "openvino" else _on_device
+    return [TrainedEmbedder(ready(network.eval(), runtime), rule, flip) for network in networks]
+
+
+def _on_device(network: EmbeddingNet, runtime: Runtime) -> EmbeddingNet:
+    return network.to(runtime.device)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 
-from metric_sub.infer import embed_detections
+from metric_sub.embeddings import embed_detections
 from metric_sub.result import DECIMALS
 from metric_sub.search import nearest
 from shared.cli import config_of, parse_options, run_entry, use_threads
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     with locked(options.work), held(options.among, shared=True):
         media, kind, name = read_asked(options.work)
         gallery = read_step(options.among / "embeddings" / OTHER[kind])
-        query = embed_detections(config, options, kind, media)
+        query = embed_detections(config, options, media)[kind]
         refuse_other_models(query, gallery)
         boxes = query.table("table")
         if boxes.empty:

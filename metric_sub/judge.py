@@ -15,9 +15,9 @@ import pandas as pd
 from metric_sub.confusions import draw_confusions, worst_confusions
 from metric_sub.cut_off import draw_distances, propose_cut_off
 from metric_sub.embed import join_vectors
+from metric_sub.embeddings import read_trained
 from metric_sub.evaluate import FIGURES, RECALL_AT, Crops, nearest_right_and_wrong, retrieval_figures
 from metric_sub.histogram import NO_CUT_OFF
-from metric_sub.infer import read_trained
 from metric_sub.labelled import labelled_boxes, match_and_score
 from metric_sub.score import LEVELS
 from metric_sub.vectors import describe_boxes
@@ -27,6 +27,7 @@ from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.decimals import three_decimals
 from shared.errors import UserError
 from shared.frames import refuse_problems
+from shared.runtime import choose_runtime
 from shared.tables import Dataset
 from shared.work import locked, write_json, write_whole
 
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     config = config_of(options)
     use_threads(config.threads)
+    runtime = choose_runtime(config.runtime)
     folder = options.work / "evaluation"
     trained = read_trained(config, options.weights)
     with locked(options.work):
@@ -81,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         refuse_problems(dataset)
         boxes = labelled_boxes(dataset, config.frames)
         Sides.of(boxes)  # before the work, where there is nothing to ask
-        boxes, vectors, colours = describe_boxes(boxes, config, options.weights, folder / "vectors", options.fresh)
+        boxes, vectors, colours = describe_boxes(
+            boxes, config, runtime, options.weights, folder / "vectors", options.fresh
+        )
         sides = Sides.of(boxes)
         ensemble = join_vectors(list(vectors.values()))
         no_cut_off = config.match.model_copy(update={"max_distance": NO_CUT_OFF})

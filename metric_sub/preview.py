@@ -77,7 +77,7 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
     drawn = n_kinds.sample(frac=1, random_state=config.seed).sort_values(ascending=False, kind="stable")
     shown = boxes[boxes["product"].isin(drawn.index[:N_PRODUCTS])]
     part = part.of_media(part.media.media_id.isin(shown.media_id))
-    pictures = extract_labelled_frames(part, folder, config.data.max_pixels, fresh)
+    pictures = extract_labelled_frames(part, folder, config.data, fresh)
     return cut_training_crops(part, pictures, config, folder, fresh)
 
 

@@ -101,7 +101,7 @@ def prepare(
             left.append((model, depends))
     if not left:
         return [], None, None
-    pictures = extract_labelled_frames(used, options.work, config.data.max_pixels, fresh=False)
+    pictures = extract_labelled_frames(used, options.work, config.data, fresh=False)
     crops = cut_training_crops(used, pictures, config, options.work, options.fresh)
     train_crops, validation_crops = (
         crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True) for part in parts

@@ -7,28 +7,29 @@ import pandas as pd
 
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import load_embedders
+from metric_sub.embeddings import read_trained
 from metric_sub.histogram import DIMENSION, histograms
-from metric_sub.infer import read_trained
 from metric_sub.labelled import boxed_pictures
 from shared.config import Config
 from shared.progress import progress_bar
+from shared.runtime import Runtime
 from shared.tables import BOX
 from shared.work import Step, chunks, table_fingerprint
 
 MEDIA_PER_PART = 16
 
 
-def load_models(config: Config, weights: Path) -> dict[str, CropEmbedder]:
-    """Each embedder of the config by its name, on the GPU where there is one. Raises UserError where one does not fit."""
+def load_models(config: Config, weights: Path, runtime: Runtime) -> dict[str, CropEmbedder]:
+    """Each embedder of the config by its name, ready for the runtime. Raises UserError where one does not fit."""
     models = {}
     for name, folder in zip([model.name for model in config.embedders], read_trained(config, weights), strict=True):
-        embedders = load_embedders(folder, flip=config.embed.flip)
+        embedders = load_embedders(folder, runtime=runtime, flip=config.embed.flip)
         models[name] = CropEmbedder([embedders], config.embed.batch_size)
     return models
 
 
 def describe_boxes(
-    boxes: pd.DataFrame, config: Config, weights: Path, folder: Path, fresh: bool
+    boxes: pd.DataFrame, config: Config, runtime: Runtime, weights: Path, folder: Path, fresh: bool
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], np.ndarray]:
     """(boxes, vectors, colours): what `labelled.labelled_boxes` gave, vectors of it by model {name: (N, D) of unit length},
     and colour histograms (N, 1536), float32, row by row.
@@ -45,6 +46,7 @@ def describe_boxes(
             "weights": [description["sha256"] for description in trained.values()],
             "architectures": [description["architecture"] for description in trained.values()],
             "flip": config.embed.flip,
+            "runtime": runtime.settings,
             "batch_size": config.embed.batch_size,
             "max_pixels": config.data.max_pixels,
             "boxes": table_fingerprint(boxes.drop(columns=["path", "item_kind"])),
@@ -52,7 +54,7 @@ def describe_boxes(
         fresh,
     )
     if not step.done:
-        _build(step, load_models(config, weights), boxes, config.data.max_pixels)
+        _build(step, load_models(config, weights, runtime), boxes, config.data.max_pixels)
     vectors = {name: np.load(step.folder / f"vectors.{name}.npy", mmap_mode="r") for name in names}
     read = boxes.iloc[step.table("read").place.to_numpy()].reset_index(drop=True)
     return read, vectors, np.load(step.folder / "histograms.npy", mmap_mode="r")

@@ -12,9 +12,11 @@ import pandas as pd
 
 from shared.boxes import clip_boxes
 from shared.cli import config_of, parse_options, run_entry
+from shared.config import Data
 from shared.dataset import annotation_path, coco_files, read_dataset
-from shared.media import MediaError, probe_video, read_photo
+from shared.media import MediaError
 from shared.progress import progress_bar
+from shared.reader import open_reader
 from shared.tables import BOX, SINGLE_PART, Dataset
 
 OVERRUN_PX = 2  # labels may pass the picture's edge by rounding; more means that they belong to another picture
@@ -23,7 +25,7 @@ OVERRUN_PX = 2  # labels may pass the picture's edge by rounding; more means tha
 def main(argv: list[str] | None = None) -> None:
     options = parse_options("Look through a data set.", argv)
     dataset = read_dataset(options.data)
-    sizes, faults = read_all(dataset, config_of(options).data.max_pixels)
+    sizes, faults = read_all(dataset, config_of(options).data)
     faults += dataset.problems + misplaced_labels(dataset, sizes)
     if not coco_files(options.data):
         faults += orphans(options.data, dataset)
@@ -33,17 +35,17 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(1 if faults else 0)
 
 
-def read_all(dataset: Dataset, max_pixels: int) -> tuple[dict[str, tuple[int, int, int]], list[tuple[str, str]]]:
+def read_all(dataset: Dataset, limits: Data) -> tuple[dict[str, tuple[int, int, int]], list[tuple[str, str]]]:
     """Every photo decoded, every video's first frame and packets: media_id -> (width, height, n_frames), and the faults."""
     sizes, faults = {}, []
-    with progress_bar(total=len(dataset.media), title="check", unit="file") as bar:
+    with progress_bar(total=len(dataset.media), title="check", unit="file") as bar, open_reader(limits) as reader:
         for row in dataset.media.itertuples():
             try:
                 if row.kind == "photo":
-                    height, width = read_photo(row.path, max_pixels).shape[:2]
+                    height, width = reader.photo(row.path).shape[:2]
                     sizes[row.media_id] = width, height, 1
                 else:
-                    info = probe_video(row.path, max_pixels)
+                    info = reader.probe_video(row.path)
                     sizes[row.media_id] = info.width, info.height, info.n_frames
             except MediaError as error:
                 faults.append((row.path, str(error)))

@@ -49,6 +49,9 @@ class Data(Section):
     holdout: Share  # of the items, kept for validation where no folder has a name from validation_parts
     label_aliases: dict[str, str]  # another name of a label -> its name
     max_pixels: Count  # a picture or frame with more is refused
+    max_frames: Count  # a video with more is refused
+    seconds_per_file: Positive  # a file that is waited for longer than this while it is decoded is given up
+    decoder_memory_mb: Annotated[int, Field(ge=256)]  # MiB that the process which decodes may take
 
 
 class Detector(Section):
@@ -121,6 +124,8 @@ class Detect(Section):
     max_side: Count
     keep_best_photo_box: bool  # a photo with no box over photo_score keeps its best one
     batch_size: Count
+    # grey levels: a frame that differs less from the last detected one takes its boxes; 0: every frame is detected
+    reuse_below: NotNegative
 
 
 class Embedder(Section):
@@ -332,9 +337,18 @@ class Score(Section):
     seed: int  # of the resampling
 
 
+class RuntimeChoice(Section):
+    """What inference runs on; `shared.runtime.choose_runtime` resolves what is auto."""
+
+    engine: Literal["auto", "torch", "openvino"]
+    precision: Literal["auto", "f32", "bf16", "int8", "f16"]
+    device: Literal["auto", "cpu", "cuda"]
+
+
 class Config(Section):
     seed: int
     threads: Index  # CPU threads; 0: as many as there are cores
+    runtime: RuntimeChoice
     data: Data
     frames: FrameList  # of a video, at inference
     detector: Detector

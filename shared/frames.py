@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from shared.config import Data
 from shared.dataset import media_fingerprint
 from shared.errors import UserError
-from shared.media import MediaError, probe_photo, read_frames, read_photo
+from shared.media import MediaError, probe_photo, read_photo
 from shared.progress import progress_bar
+from shared.reader import Reader, open_reader
 from shared.tables import Dataset
 from shared.work import Step, chunks, table_fingerprint, write_whole
 
@@ -19,7 +21,7 @@ VIDEOS_PER_PART = 8
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
-def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh: bool) -> pd.DataFrame:
+def extract_labelled_frames(dataset: Dataset, work: Path, limits: Data, fresh: bool) -> pd.DataFrame:
     """A picture file for every labelled photo and frame: a table (media_id, frame_index, picture).
 
     Photos stand for themselves; frames are written as JPEG under <work>/frames/. Frames that a video does not have are
@@ -34,7 +36,8 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
         {
             "videos": media_fingerprint(videos),
             "labelled": table_fingerprint(labelled),
-            "max_pixels": max_pixels,
+            "max_pixels": limits.max_pixels,
+            "max_frames": limits.max_frames,
         },
         fresh,
     )
@@ -45,8 +48,11 @@ def extract_labelled_frames(dataset: Dataset, work: Path, max_pixels: int, fresh
         parts = chunks(len(videos), VIDEOS_PER_PART)
         wanted = labelled.groupby("media_id").frame_index.apply(list)
         done = step.standing(len(videos), VIDEOS_PER_PART)
-        with progress_bar(total=len(videos), title="labelled frames", unit="video", done=done) as bar:
-            step.build_parts(len(parts), lambda k: _extract(videos[parts[k]], wanted, step.folder, max_pixels, bar))
+        with (
+            progress_bar(total=len(videos), title="labelled frames", unit="video", done=done) as bar,
+            open_reader(limits) as reader,
+        ):
+            step.build_parts(len(parts), lambda k: _extract(videos[parts[k]], wanted, step.folder, reader, bar))
         step.finish(len(parts), ["table"], {"table": empty})
     frames = step.table("table")
     frames["picture"] = [str(step.folder / picture) for picture in frames.picture]
@@ -104,14 +110,15 @@ def write_jpeg(path: Path, image_rgb: np.ndarray) -> None:
     write_whole(path, lambda beside: beside.write_bytes(data))
 
 
-def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, max_pixels: int, bar) -> tuple[dict, list[dict]]:
+def _extract(videos: pd.DataFrame, wanted: pd.Series, folder: Path, reader: Reader, bar) -> tuple[dict, list[dict]]:
     rows, skipped = [], []
-    for video in videos.itertuples():
+    asked = [reader.frames(video.path, wanted[video.media_id]) for video in videos.itertuples()]
+    for video, frames in zip(videos.itertuples(), asked, strict=True):
         place = Path("pictures") / Path(video.media_id).with_suffix("")
         (folder / place).mkdir(parents=True, exist_ok=True)
         missing = set(wanted[video.media_id])
         try:
-            for index, image_rgb in read_frames(video.path, wanted[video.media_id], max_pixels):
+            for index, image_rgb in frames:
                 picture = place / f"{index}.jpg"
                 write_jpeg(folder / picture, image_rgb)
                 rows.append((video.media_id, index, str(picture)))

@@ -97,8 +97,11 @@ def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> It
         raise MediaError("the video has no frames")
 
 
-def probe_video(path: str | Path, max_pixels: int) -> MediaInfo:
-    """Size, frame count and rate of a video, from its packets and its first frame. Raises MediaError as `read_frames` does."""
+def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo:
+    """Size, frame count and rate of a video, from its packets and its first frame.
+
+    Raises MediaError as `read_frames` does, and where there are more than max_frames.
+    """
     try:
         with av.open(_local(path)) as container:
             stream = _video_stream(container)
@@ -111,17 +114,19 @@ def probe_video(path: str | Path, max_pixels: int) -> MediaInfo:
                 height, width = width, height
             fps = float(stream.average_rate or stream.guessed_rate or 0)
         with av.open(_local(path)) as container:
-            n_frames = _count_packets(container, _video_stream(container))
+            n_frames = _count_packets(container, _video_stream(container), max_frames)
         return MediaInfo(width, height, n_frames, fps)
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
 
 
-def _count_packets(container, stream) -> int:
+def _count_packets(container, stream, max_frames: int) -> int:
     n_packets = 0
     try:
         for packet in container.demux(stream):
             n_packets += packet.size > 0
+            if n_packets > max_frames:
+                raise MediaError(f"more frames than data.max_frames ({max_frames})")
     except av.FFmpegError:
         pass  # a file that breaks off has the packets before the break
     return n_packets

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from shared.config import Config, load_config
+from shared.config import Config, Data, load_config
 from tests.drawing import draw_dataset
 
 settings.register_profile("vid2shop", deadline=None, derandomize=True)  # a busy machine is no failure; seeds are pinned
@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 EMBEDDER = "backbone: resnet10t, pretrained: false, input_size: 64, aspect_groups: 5, epochs: 1, batch_size: 4, memory: 0, train: {}"
 SMALLER = [
     "threads=1",
+    "runtime={engine: torch, precision: f32, device: cpu}",
     "frames={start: 0, stop: 16, step: 8}",
     "detector.backbone=ese_vovnet19b_slim_dw",
     "detector.pyramid_channels=16",
@@ -32,6 +33,11 @@ SMALLER = [
     "embed_train.workers=0",
     "embed_train.precision=no",
 ]
+
+
+def data_limits(**changes) -> Data:
+    """The section `data` of configs/tiny.yaml with some values changed."""
+    return Data.model_validate({**load_config(PROJECT / "configs" / "tiny.yaml").data.model_dump(), **changes})
 
 
 @pytest.fixture(scope="session")

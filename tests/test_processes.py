@@ -12,6 +12,7 @@ import bbox_sub.train
 from metric_sub.embedder import load_embedders
 from shared.config import Config, dump_config
 from shared.errors import UserError
+from shared.runtime import PLAIN
 from shared.work import locked
 from tests.conftest import PROJECT
 
@@ -133,6 +134,6 @@ def test_embedders_train_in_two_processes(options, tmp_path):
     for name, n_steps in (("a", 8), ("b", 2)):
         folder = tmp_path / "work" / "weights" / name
         assert len(losses_of(folder)) == n_steps and all(0 < row["loss"] < 100 for row in losses_of(folder))
-        assert len(load_embedders(folder, flip=False)) == 1
+        assert len(load_embedders(folder, runtime=PLAIN, flip=False)) == 1
     again = run("bash", PROJECT / "run.sh", "train", "--stage", "match", *options("work"), *more)
     assert again.returncode == 0 and again.stderr.count("reused, it was trained with this config") == 2

@@ -10,6 +10,7 @@ from bbox_sub.detector import build_detector, load_detector
 from bbox_sub.detectron2_names import vovnet_name
 from shared.config import Detector
 from shared.errors import UserError
+from shared.runtime import PLAIN
 from shared.weights import save_weights
 
 LOSSES = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
@@ -171,7 +172,7 @@ def test_a_detector_comes_back_from_its_folder_as_it_was(config, tmp_path, norm)
     target = {"boxes": torch.tensor([[5.0, 5.0, 40.0, 40.0]]), "labels": torch.tensor([1])}
     model([torch.rand(3, 64, 64)] * 2, [target] * 2)  # moves running statistics where they move
     save_weights(tmp_path, model, {"architecture": config.model_dump()})
-    loaded, architecture = load_detector(tmp_path, least_score=0.0)
+    loaded, architecture = load_detector(tmp_path, runtime=PLAIN, least_score=0.0)
     assert architecture == config and not loaded.training
     model.eval().roi_heads.score_thresh = 0.0
     images = pictures((64, 48), (64, 64))
@@ -185,15 +186,15 @@ def test_the_least_score_is_kept_to(config, tmp_path):
     save_weights(tmp_path, build(config), {"architecture": config.model_dump()})
     image = pictures((64, 64))
     all_scores = detect_boxes(
-        load_detector(tmp_path, least_score=0.0)[0], image, short_side=64, max_side=64, batch_size=1
+        load_detector(tmp_path, runtime=PLAIN, least_score=0.0)[0], image, short_side=64, max_side=64, batch_size=1
     )[0][1]
     least = float(np.median(all_scores))
     scores = detect_boxes(
-        load_detector(tmp_path, least_score=least)[0], image, short_side=64, max_side=64, batch_size=1
+        load_detector(tmp_path, runtime=PLAIN, least_score=least)[0], image, short_side=64, max_side=64, batch_size=1
     )[0][1]
     assert len(scores) and scores.min() >= least
 
 
 def test_a_folder_without_a_detector_is_refused(tmp_path):
     with pytest.raises(UserError, match="no trained model"):
-        load_detector(tmp_path, least_score=0.5)
+        load_detector(tmp_path, runtime=PLAIN, least_score=0.5)

@@ -17,6 +17,7 @@ from bbox_sub.import_weights import import_weights
 from bbox_sub.resize import resize_picture, resized_size
 from shared.config import Config, dump_config
 from shared.media import read_photo
+from shared.runtime import PLAIN
 from shared.weights import save_weights
 from tests.bbox_sub.vovnet import VoVNet
 from tests.conftest import PROJECT
@@ -138,7 +139,7 @@ def test_either_engine_reads_what_the_other_wrote(tiny_config, tmp_path):
     image = resize_picture(pictures_of_many_sizes(1)[0], (96, 128)).float() / 255
     for writer, engine in ((ours, "detectron2"), (theirs, "torchvision")):
         save_weights(tmp_path / engine, writer, {"architecture": section.model_dump()})
-        reader, _ = load_detector(tmp_path / engine, least_score=0.05, engine=engine)
+        reader, _ = load_detector(tmp_path / engine, runtime=PLAIN, least_score=0.05, engine=engine)
         with torch.inference_mode():
             assert_same(reader([image])[0], writer([image])[0])
 
@@ -171,7 +172,7 @@ def test_a_detector_saved_by_detectron2_comes_in(tiny_config, tmp_path):
     DetectionCheckpointer(network, str(tmp_path)).save("theirs", iteration=3)
     filled, drawn, left = import_weights(tmp_path / "theirs.pth", config, tmp_path / "detector")
     assert not drawn and not left
-    reader, _ = load_detector(tmp_path / "detector", least_score=0.05)
+    reader, _ = load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.05)
     image = resize_picture(pictures_of_many_sizes(1)[0], (128, 160)).float()
     with torch.inference_mode():
         (expected,) = network.eval().inference([{"image": image.flip(0)}], do_postprocess=False)

@@ -15,6 +15,7 @@ from bbox_sub.import_weights import import_weights
 from bbox_sub.import_weights import main as import_main
 from shared.config import Config, Detector, dump_config
 from shared.errors import UserError
+from shared.runtime import PLAIN
 from shared.weights import read_description, save_weights
 from tests.bbox_sub.vovnet import SHAPES, VoVNet
 
@@ -141,7 +142,7 @@ def test_a_whole_detector_comes_in_and_goes_out_as_it_was(config, tmp_path, suff
             pickle.dump({"model": {k: v.numpy() for k, v in state.items()}, "__author__": "a"}, stream)
     filled, drawn, left = import_weights(file, config, tmp_path / "detector")
     assert (len(filled), drawn, left) == (len([k for k in state if "num_batches" not in k]), [], [])
-    loaded, _ = load_detector(tmp_path / "detector", least_score=0.5)
+    loaded, _ = load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.5)
     assert loaded.roi_heads.score_thresh == 0.5
     export_weights(tmp_path / "detector", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
@@ -159,7 +160,7 @@ def test_a_body_alone_fills_the_body_and_draws_the_rest(config, tmp_path, caplog
     assert all(name.startswith(BODY) for name in filled) and left == [BODY + "classifier.weight"]
     assert {name.split(".")[0] for name in drawn} == {"backbone", "rpn", "roi_heads"}
     with caplog.at_level("WARNING"):
-        load_detector(tmp_path / "detector", least_score=0.5)
+        load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.5)
     assert "not finished" in caplog.text
 
 

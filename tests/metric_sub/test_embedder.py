@@ -7,6 +7,7 @@ import torch
 from metric_sub.embedder import GeM, build_embedder, load_embedders, save_embedder
 from shared.config import Embed, Embedder
 from shared.errors import UserError
+from shared.runtime import PLAIN
 from shared.weights import read_description
 
 
@@ -168,7 +169,7 @@ def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path
     net = build(model, shape, seed=5).train()
     net(crops(4))  # moves running statistics
     save_embedder(tmp_path, [net], model, shape, {"recall_at_1": 0.5}, 3)
-    [loaded] = load_embedders(tmp_path, flip=False)
+    [loaded] = load_embedders(tmp_path, runtime=PLAIN, flip=False)
     assert not loaded.net.training and loaded.flip is False  # what inference chose, not what it was trained with
     assert (loaded.crop_rule.size, loaded.crop_rule.margin, len(loaded.crop_rule.ratios)) == (model.input_size, 0.1, 3)
     with torch.inference_mode():
@@ -189,4 +190,4 @@ def test_the_description_tells_all_that_is_needed(model, shape, tmp_path):
 
 def test_a_folder_without_an_embedder_is_refused(tmp_path):
     with pytest.raises(UserError, match="no trained model"):
-        load_embedders(tmp_path, flip=False)
+        load_embedders(tmp_path, runtime=PLAIN, flip=False)

@@ -12,6 +12,7 @@ import metric_sub.train
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import load_embedders
 from shared.config import dump_config, load_config
+from shared.runtime import PLAIN
 from tests.conftest import PROJECT
 
 SMALL = [
@@ -40,7 +41,7 @@ def test_ten_steps_and_a_batch_of_vectors(tiny_data, tmp_path, number, name, n_f
     column = steps[0].index("loss")
     losses = [float(row[column]) for row in steps[1:] if row[column]]
     assert len(losses) >= 10 and np.isfinite(losses).all()
-    [embedder] = load_embedders(work / name, flip=False)
+    [embedder] = load_embedders(work / name, runtime=PLAIN, flip=False)
     assert embedder.net.project.weight.shape == (512, n_features)
     crops = CropEmbedder([[embedder]], 32)
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)

@@ -19,6 +19,7 @@ from shared.config import dump_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.media import read_frames, read_photo
+from shared.runtime import PLAIN
 from tests.metric_sub.test_evaluate import loops
 
 
@@ -48,7 +49,7 @@ def figures_in(folder):
 def crops_of(data, weights, config, names):
     """{kind: Crops}: the video crops of products and all photo crops, straight from the files."""
     dataset = read_dataset(data)
-    embedder = CropEmbedder([load_embedders(weights / name, flip=config.embed.flip) for name in names], 7)
+    embedder = CropEmbedder([load_embedders(weights / name, runtime=PLAIN, flip=config.embed.flip) for name in names], 7)
     products = {"photo": [], "video": []}
     vectors = {}
     for kind in products:

@@ -23,9 +23,9 @@ from shared.catalogue import catalogue_media
 from shared.config import load_config
 from shared.errors import UserError
 from shared.work import Step, read_step
+from tests.conftest import data_limits
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
-MAX_PIXELS = 1_000_000
 BOX_RGB = (255, 45, 135)
 PHOTO_BOX, FRAME_BOX = (100.0, 200.0, 500.0, 700.0), (10.0, 20.0, 50.0, 60.0)
 RULE = {
@@ -80,7 +80,7 @@ def write_labels(root, item_id, video_id=None, photo_box=PHOTO_BOX):
 def write_run(root, work, pairs, part="", calibration=None, further=0):
     """A work folder as infer leaves it, each pair (item, video, distance) one vote for frame 5; files of folder `part`; every
     match has so many further pairs, each with frame_box 10 px lower than the one before."""
-    catalogue_media(root, work, MAX_PIXELS, fresh=False)
+    catalogue_media(root, work, data_limits(), fresh=False)
     sides = ["x1", "y1", "x2", "y2"]
     photos = pd.DataFrame(
         [(item, f"{part}image/{item}/0.png", "0", 0, *PHOTO_BOX, 0.9) for item, _, _ in pairs],

@@ -23,6 +23,7 @@ from metric_sub.snapshots import Snapshots, average_networks
 from metric_sub.train import backward, judge, set_mode, training_network
 from shared.config import EmbedTrain
 from shared.errors import UserError
+from shared.runtime import PLAIN
 from shared.training import Best
 from tests.conftest import PROJECT
 
@@ -147,7 +148,7 @@ def test_concatenated_snapshots_are_kept_where_they_are_as_good(tiny_config, tmp
     networks = [build_embedder(model, tiny_config.embed, load_pretrained=False) for _ in range(2)]
     for shown in (networks[1:], networks):
         judge(shown, 1.0, tiny_config, model, None, tmp_path, best)
-    loaded = load_embedders(tmp_path, flip=False)
+    loaded = load_embedders(tmp_path, runtime=PLAIN, flip=False)
     images = torch.rand(2, 3, 64, 64)
     expected = networks if kept == 2 else networks[1:]
     assert len(loaded) == kept

@@ -29,7 +29,7 @@ def changed(config, tasks=("products",), jitters=(0.0,), **embed):
 
 def cut(data, config, work):
     dataset = read_dataset(data)
-    pictures = extract_labelled_frames(dataset, work, config.data.max_pixels, fresh=False)
+    pictures = extract_labelled_frames(dataset, work, config.data, fresh=False)
     return cut_training_crops(dataset, pictures, config, work, fresh=False)
 
 

@@ -6,9 +6,10 @@ from PIL import Image
 from shared.catalogue import COLUMNS, catalogue_media
 from shared.dataset import read_media
 from shared.errors import UserError
+from tests.conftest import data_limits
 from tests.drawing import HEIGHT, N_FRAMES, WIDTH
 
-MANY = 10**8
+MANY, FEWER = data_limits(max_pixels=10**8), data_limits(max_pixels=10**8 - 1)
 
 
 def test_every_medium_with_its_size(tiny_data, tmp_path):
@@ -26,7 +27,7 @@ def test_what_cannot_be_read_is_on_record_and_left_out(tiny_data, tmp_path):
     (tiny_data / "train/image/000000/0.jpg").write_bytes(b"no picture")
     (tiny_data / "train/video/000001.mp4").write_bytes(b"")
     Image.new("RGB", (200, 100)).save(tiny_data / "validation/image/000002/0.jpg")
-    step = catalogue_media(tiny_data, tmp_path / "work", WIDTH * HEIGHT, fresh=False)
+    step = catalogue_media(tiny_data, tmp_path / "work", data_limits(max_pixels=WIDTH * HEIGHT), fresh=False)
     reasons = {entry["media_id"]: entry["reason"] for entry in step.manifest["skipped"]}
     assert sorted(reasons) == ["train/image/000000/0.jpg", "train/video/000001.mp4", "validation/image/000002/0.jpg"]
     assert "200 x 100 pixels" in reasons["validation/image/000002/0.jpg"]
@@ -37,9 +38,9 @@ def test_reused_until_a_file_changes(tiny_data, tmp_path):
     first = catalogue_media(tiny_data, tmp_path / "work", MANY, fresh=False)
     assert not first.done  # it was built
     assert catalogue_media(tiny_data, tmp_path / "work", MANY, fresh=False).done
-    assert not catalogue_media(tiny_data, tmp_path / "work", MANY - 1, fresh=False).done
+    assert not catalogue_media(tiny_data, tmp_path / "work", FEWER, fresh=False).done
     Image.new("RGB", (32, 16)).save(tiny_data / "train/image/000000/0.jpg")
-    table = catalogue_media(tiny_data, tmp_path / "work", MANY - 1, fresh=False).table("table").set_index("media_id")
+    table = catalogue_media(tiny_data, tmp_path / "work", FEWER, fresh=False).table("table").set_index("media_id")
     assert tuple(table.loc["train/image/000000/0.jpg", ["width", "height"]]) == (32, 16)
 
 

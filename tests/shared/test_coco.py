@@ -14,6 +14,7 @@ from shared.coco import read_coco, read_coco_file
 from shared.dataset import coco_files, read_dataset, read_media, train_and_validation
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
+from tests.conftest import data_limits
 
 CATEGORIES = [{"id": 7, "name": "bag"}, {"id": 3, "name": "käse"}]
 
@@ -113,7 +114,7 @@ def test_a_file_without_annotations_has_pictures_to_search_and_nothing_labelled(
     dataset = read_dataset(path)
     assert len(dataset.media) == 1 and dataset.labelled.empty and dataset.labels.empty
     with pytest.raises(UserError, match="no annotated photo or frame"):
-        extract_labelled_frames(dataset, tmp_path / "work", 10**6, False)
+        extract_labelled_frames(dataset, tmp_path / "work", data_limits(), False)
 
 
 GONE = {"images": [image(1, "a.png"), image(2, "gone.png")]}
@@ -196,7 +197,7 @@ def test_without_one_picture_it_is_refused(tmp_path):
 def test_training_stops_at_problems_and_inference_warns(tmp_path, caplog):
     path = write_coco(tmp_path / "coco.json", annotations=[box(1, 1), box(2, 9)])
     with pytest.raises(UserError, match="1 annotations do not fit.*\n.*annotation 2: image_id 9"):
-        extract_labelled_frames(read_dataset(path), tmp_path / "work", 10**6, False)
+        extract_labelled_frames(read_dataset(path), tmp_path / "work", data_limits(), False)
     assert len(read_media(path)) == 1 and "annotation 2: image_id 9" in caplog.text
 
 

@@ -9,13 +9,14 @@ from PIL import Image
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames, read_picture, write_jpeg
+from tests.conftest import data_limits
 from tests.drawing import LABELLED_FRAMES, numbered_frame
 
 MANY = 10**8
 
 
 def extract(data, work, fresh=False, max_pixels=MANY):
-    return extract_labelled_frames(read_dataset(data), work, max_pixels, fresh)
+    return extract_labelled_frames(read_dataset(data), work, data_limits(max_pixels=max_pixels), fresh)
 
 
 def test_every_labelled_photo_and_frame_gets_its_picture(tiny_data, tmp_path):

@@ -29,6 +29,10 @@ DECODER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "deco
 EXPECTED = json.loads((DECODER / "expected.json").read_text(encoding="utf-8")) if DECODER.is_dir() else {}
 
 
+def probe(path, max_pixels, max_frames=1000):
+    return probe_video(path, max_pixels, max_frames)
+
+
 def upright_picture():
     """40 x 24 in four colours of 8-pixel blocks: no turn or mirror image of it is equal to it, and JPEG keeps it well."""
     image = np.full((40, 24, 3), (200, 200, 200), np.uint8)
@@ -174,7 +178,7 @@ def test_what_is_no_picture_is_refused(tmp_path, content, read):
 
 
 @pytest.mark.parametrize(
-    "read", [read_photo, probe_photo, probe_video, lambda path, most: list(read_frames(path, [0], most))]
+    "read", [read_photo, probe_photo, probe, lambda path, most: list(read_frames(path, [0], most))]
 )
 def test_a_missing_file_is_refused(tmp_path, read):
     with pytest.raises(MediaError):
@@ -204,8 +208,8 @@ def test_the_limit_itself_is_allowed(tmp_path):
         read_photo(tmp_path / "a.png", 199)
     video = write_video(tmp_path / "a.mp4", numbered_frames(2))
     assert len(list(read_frames(video, [0], WIDTH * HEIGHT))) == 1
-    assert probe_video(video, WIDTH * HEIGHT).width == WIDTH
-    for read in (probe_video, lambda path, most: list(read_frames(path, [0], most))):
+    assert probe(video, WIDTH * HEIGHT).width == WIDTH
+    for read in (probe, lambda path, most: list(read_frames(path, [0], most))):
         with pytest.raises(MediaError, match="max_pixels"):
             read(video, WIDTH * HEIGHT - 1)
 
@@ -274,12 +278,12 @@ def test_frames_are_turned_upright_by_the_display_matrix(tmp_path, name):
     expected = turn(numbered_frame(37))
     assert image.shape == expected.shape and image.flags.c_contiguous
     assert np.abs(image.astype(int) - expected).mean() < 12
-    info = probe_video(path, MANY)
+    info = probe(path, MANY)
     assert (info.height, info.width) == expected.shape[:2]
 
 
 def test_probe_tells_size_frames_and_rate(tmp_path):
-    info = probe_video(write_video(tmp_path / "a.mp4", numbered_frames(), fps=30), MANY)
+    info = probe(write_video(tmp_path / "a.mp4", numbered_frames(), fps=30), MANY)
     assert (info.width, info.height, info.n_frames) == (WIDTH, HEIGHT, N_FRAMES)
     assert info.fps == pytest.approx(30)
 
@@ -308,7 +312,7 @@ def test_a_video_that_breaks_off_gives_the_frames_before(tmp_path, name, movflag
     assert whole - 4 <= len(got) <= whole + 1  # three B-frames may still wait for the picture that they refer to
     assert [index for index, _ in got] == list(range(len(got)))
     assert all(index == number for index, number in got[: whole - 4])
-    assert probe_video(path, MANY).width == WIDTH
+    assert probe(path, MANY).width == WIDTH
 
 
 def test_garbage_within_a_video_is_survived(tmp_path):
@@ -322,14 +326,14 @@ def test_garbage_within_a_video_is_survived(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", b"\0\0\0\x18ftypmp42" + b"\0" * 100])
-@pytest.mark.parametrize("read", [probe_video, lambda path, most: list(read_frames(path, [0], most))])
+@pytest.mark.parametrize("read", [probe, lambda path, most: list(read_frames(path, [0], most))])
 def test_what_is_no_video_is_refused(tmp_path, content, read):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(MediaError):
         read(tmp_path / "a.mp4", MANY)
 
 
-@pytest.mark.parametrize("read", [probe_video, lambda path, most: list(read_frames(path, [0], most))])
+@pytest.mark.parametrize("read", [probe, lambda path, most: list(read_frames(path, [0], most))])
 def test_sound_alone_is_refused(tmp_path, read):
     with av.open(str(tmp_path / "a.wav"), "w") as file:
         stream = file.add_stream("pcm_s16le", rate=8000, layout="mono")
@@ -348,7 +352,7 @@ def test_any_file_name_is_a_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for path in (name, Path(name), tmp_path / name):
         assert [index for index, _ in read_frames(path, [0, 2], MANY)] == [0, 2]
-        assert probe_video(path, MANY).n_frames == 3
+        assert probe(path, MANY).n_frames == 3
 
 
 @pytest.mark.skipif(not EXPECTED, reason="the folder of troublesome videos is not here")
@@ -374,7 +378,7 @@ def test_troublesome_videos_equal_a_plain_decode(name):
     for index in wanted:
         assert np.array_equal(np.rot90(got[index], -turns), plain[index])
     upright_hw = (expected["height"], expected["width"])[:: -1 if turns % 2 else 1]
-    info = probe_video(path, MANY)
+    info = probe(path, MANY)
     assert got[0].shape[:2] == (info.height, info.width) == upright_hw
     assert list(upright_hw) == expected.get("opencv_upright_hw", list(upright_hw))
     assert info.n_frames >= n_frames

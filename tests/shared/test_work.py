@@ -18,6 +18,7 @@ import pytest
 
 from shared.errors import UserError
 from shared.journal import read_tail
+from shared.units import UnitStep
 from shared.work import (
     Step,
     chunks,
@@ -446,9 +447,12 @@ class UnitBuilder:
 
 def run_units(folder, builder, fresh=False, mark="{}".format):
     step = Step(folder, {"letters": builder.letters, "mark": mark("")}, fresh, keep_before=True)
-    if not step.done:
-        ticks = []
-        step.build_units([mark(letter) for letter in builder.letters], 2, builder, EMPTY, lambda: ticks.append(1))
+    units = UnitStep(step, len(builder.letters), 2, EMPTY)
+    for k, letter in enumerate(builder.letters):
+        if not units.stands(k):
+            kept = units.kept(mark(letter))
+            units.put(k, mark(letter), *((kept, []) if kept else builder(k)))
+    assert units.finish() is step
     return step
 
 

@@ -1,0 +1,118 @@
+"""What inference runs on: the config's section `runtime` with every `auto` resolved, and OpenVINO's models compiled and run.
+
+`choose_runtime` decides once per run and says why; both stages' loaders take what it gives.
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import openvino as ov
+import torch
+
+from shared.config import RuntimeChoice
+from shared.errors import UserError
+
+log = logging.getLogger("runtime")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """An engine, a precision and a device that fit each other, and why they were chosen."""
+
+    engine: Literal["torch", "openvino"]
+    precision: Literal["f32", "bf16", "f16", "int8"]
+    device: Literal["cpu", "cuda"]
+    why: str
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What results depend on: for the fingerprint of a step."""
+        return {"engine": self.engine, "precision": self.precision, "device": self.device}
+
+
+# What training, exports and conversions use, and what all others are compared with.
+PLAIN = Runtime("torch", "f32", "cpu", "torch in float32")
+
+
+def choose_runtime(section: RuntimeChoice, *, only_torch: str = "") -> Runtime:
+    """The runtime of a config's section, logged with its reason.
+
+    On a CPU `auto` is OpenVINO, in bf16 where the CPU multiplies it; with a GPU torch, in bf16 or, on GPUs before Ampere, f16.
+    only_torch: why `engine: auto` must be torch here, if it must.
+    Raises UserError where engine, precision and device do not fit each other or this machine.
+    """
+    why = []
+    device = section.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("runtime.device: cuda wants a GPU that torch can use, and there is none here. Set runtime.device=auto or cpu.")
+    if device == "auto":
+        device = "cpu"
+        if section.engine == "openvino" or section.precision == "int8":
+            why.append(f"runtime.{'engine' if section.engine == 'openvino' else 'precision'} wants the CPU")
+        elif torch.cuda.is_available():
+            device = "cuda"
+            why.append("a GPU is here")
+        else:
+            why.append("no GPU is here")
+    engine = section.engine
+    if engine == "auto":
+        engine = "torch" if device == "cuda" or (only_torch and section.precision != "int8") else "openvino"
+        why.append("GPUs run torch" if device == "cuda" else only_torch or "OpenVINO is the fastest on a CPU")
+    if engine == "openvino" and device == "cuda":
+        raise UserError("runtime: engine openvino runs on the CPU. Set runtime.device=cpu, or runtime.engine=torch for the GPU.")
+    precision = section.precision
+    if precision == "auto":
+        precision, reason = _best_precision(engine, device)
+        why.append(reason)
+    _refuse_precision(engine, precision, device)
+    chosen = Runtime(engine, precision, device, "; ".join(why) or "as the config says")
+    log.info("%s, %s, on %s: %s", chosen.engine, chosen.precision, chosen.device, chosen.why)
+    return chosen
+
+
+def _best_precision(engine: str, device: str) -> tuple[str, str]:
+    if device == "cuda":
+        has_bf16 = torch.cuda.get_device_capability()[0] >= 8
+        return ("bf16", "the GPU multiplies bf16") if has_bf16 else ("f16", "the GPU is older than bf16")
+    if engine == "torch":
+        return "f32", "torch is no faster in bf16 on most CPUs"
+    return ("bf16", "the CPU multiplies bf16") if cpu_has_bf16() else ("f32", "the CPU does not multiply bf16")
+
+
+def _refuse_precision(engine: str, precision: str, device: str) -> None:
+    if precision == "int8" and engine == "torch":
+        raise UserError("runtime: precision int8 wants engine openvino, found torch. Set runtime.engine=openvino, or another precision.")
+    if precision == "f16" and device == "cpu":
+        raise UserError("runtime: precision f16 wants a GPU, found device cpu. Set runtime.precision=auto, bf16 or f32.")
+    if precision == "bf16" and device == "cpu" and not cpu_has_bf16():
+        raise UserError(
+            "runtime.precision: bf16 wants a CPU with avx512_bf16 or amx_bf16, which this one lacks. Set runtime.precision=auto or f32."
+        )
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 (AVX-512 BF16 or AMX), and does not only emulate it."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def compile_model(model: ov.Model, runtime: Runtime) -> ov.CompiledModel:
+    """The model ready to run on the CPU, in the runtime's precision, with torch's number of threads."""
+    return ov.Core().compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": "bf16" if runtime.precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+        },
+    )
+
+
+def from_torch(network: torch.nn.Module, *examples: torch.Tensor) -> ov.Model:
+    """The network, traced, as an OpenVINO model whose inputs have as many axes as the examples, each of any length."""
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and OpenVINO's converter still takes it
+        free = [ov.PartialShape([-1] * example.ndim) for example in examples]
+        return ov.convert_model(network.eval(), example_input=examples, input=free)
