@@ -26,7 +26,7 @@ with locked(work):
     Step(work / "media", {}).write({"table": pd.DataFrame({"a": [1, 2]})}, [{"media_id": "x", "reason": "broken"}])
     step = Step(work / "detections" / "photos", {})
     Step(work / "detections" / "videos", {})
-    with progress_bar(total=4, title="detect photos", unit="item") as bar:
+    with progress_bar(total=4, title="infer", unit="unit") as bar:
         def build(k):
             if k == 2:
                 bar._next = 0  # the half minute is over
@@ -60,20 +60,20 @@ def test_a_running_step_tells_how_far_it_is_and_the_others_whether_they_are_done
     assert states(status) == {
         "media": "done",
         "detections/photos": "running",
-        "detections/videos": "left",
+        "detections/videos": "running",
         "embeddings/photos": "left",
         "embeddings/videos": "left",
         "matches": "left",
     }
     run = status["run"]
     assert run["running"] and run["pid"] == process.pid
-    assert (run["title"], run["done"], run["total"], run["skipped"]) == ("detect photos", 2, 4, 1)
+    assert (run["title"], run["done"], run["total"], run["skipped"]) == ("infer", 2, 4, 1)
     assert run["rate"] > 0 and run["eta_s"] >= 0 and status["result"] is None
     media, photos = status["steps"][:2]
     assert media["rows"] == 2 and media["skipped"] == 1 and media["manifest"] == str(work / "media" / "manifest.json")
     assert photos["parts"] == 2
     table = as_table(status)
-    assert f"process {process.pid} on" in table and "2 of 4 item" in table and "1 skipped" in table
+    assert f"process {process.pid} on" in table and "infer: 2 of 4 unit" in table and "2 parts are there" in table and "1 skipped" in table
     assert f"2 rows in 0 s, 1 skipped: {work / 'media' / 'manifest.json'}" in table
 
 
