@@ -2,11 +2,11 @@
 
     bash run.sh bench memory [--pictures 2000] [--videos 300] [--stages] [--json FILE] [--picture FILE.png]
 
-Draws a few pictures and videos of many sizes, links them under as many names as asked for, and runs infer on them (with --stages
-one stage after the other, as the containers do) with networks that were never trained. Meanwhile the memory of the process and all its children is sampled (PSS: of memory
-that several share, each has its share). For every step it tells the memory at its beginning and end, its peak, and the slope
-in MB per 1,000 files, fitted by least squares to all but the first quarter of the step, in which caches fill. A run of a
-hundred times as many files would end higher by a hundred times slope times files.
+Draws a few pictures and videos of many sizes, links them under as many names as asked for, and runs infer on them (with
+--stages one stage after the other, as the containers do) with networks that were never trained. Meanwhile the memory of the process
+and all its children is sampled (PSS: of memory that several share, each has its share). For every step it tells the memory in
+its second and its last quarter, its peak, and the slope in MB per 1,000 files, fitted by least squares to all but the first
+quarter, in which caches fill. A run of a hundred times as many files would end higher by a hundred times slope times files.
 """
 
 import argparse
