@@ -67,7 +67,7 @@ help_of() {
             echo "  --part NAME          calibrate on this part of the data (again for more; default: all)"; echo "  --precision SHARE    the wanted share of right matches among the declared ones, in the place of the best F1"; echo "  --out FILE           where the YAML goes (default: <work>/calibration/calibration.yaml)" ;;
         report) echo "usage: bash run.sh report --data DIR --work DIR [--picture FILE]"; echo "Writes <work>/report.html: scores, charts, and a card per video with its pictures, its votes and, where it is wrong, why. --picture also writes a PNG of the nearest matches." ;;
         status) echo "usage: bash run.sh status [--work DIR] [--weights DIR] [--json]"; echo "Tells from another terminal what a work folder's run has done, does now (with rate and time left), and has left, and what was skipped. Reads only." ;;
-        kills) echo "usage: bash run.sh kills [--rounds 200] [--seed 0] [--door N] [--folder DIR] [--json FILE]"; echo "Kills train and infer on a small drawn set at so many random moments by SIGKILL, SIGTERM and SIGINT, goes on each time, and compares every file that they end with to an undisturbed run's. Prints a summary as JSON; exits 1 where something differed."; echo "--door N sends every Nth round through run.sh; the others are forks, which start at once." ;;
+        kills) echo "usage: bash run.sh kills [--rounds 200] [--seed 0] [--door N] [--folder DIR] [--json FILE] [section.key=value ...]"; echo "Kills train and infer on a small drawn set at so many random moments by SIGKILL, SIGTERM and SIGINT, goes on each time, and compares every file that they end with to an undisturbed run's. Prints a summary as JSON; exits 1 where something differed."; echo "--door N sends every Nth round through run.sh; the others are forks, which start at once." ;;
         import-weights) echo "usage: bash run.sh import-weights FILE --out DIR [--config FILE] [section.key=value ...]"; echo "Makes the detector's folder DIR of a detectron2 checkpoint (.pth, .pkl, .safetensors): a VoVNet alone or a whole detector." ;;
         export-weights) echo "usage: bash run.sh export-weights --out FILE.pth [--weights DIR]"; echo "Writes the detector of DIR (default: work/weights) as a detectron2 checkpoint." ;;
         demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
@@ -179,7 +179,13 @@ train() {
 }
 
 infer() {
-    stages infer "$@"
+    local kept
+    if [ "${RUNNER:-local}" = local ] && [ "$(option stage both "$@")" = both ]; then  # each file is read once for both
+        without stage "$@"
+        "$python" -m infer ${kept[@]+"${kept[@]}"} >&2
+    else
+        stages infer "$@"
+    fi
     [ "$(option stage both "$@")" = detect ] || cat "$(option work work "$@")/result.json"
 }
 

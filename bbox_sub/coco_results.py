@@ -14,10 +14,10 @@ import pandas as pd
 from shared.catalogue import COLUMNS as MEDIA
 from shared.cli import DEFAULT_CONFIG, run_entry
 from shared.coco import CocoFile, read_coco_file
-from shared.columns import DETECTION_COLUMNS
 from shared.config import load_config
 from shared.dataset import coco_files
 from shared.errors import UserError
+from shared.tables import DETECTION_COLUMNS
 from shared.work import Step, held, read_step, write_json
 
 log = logging.getLogger("export-coco")

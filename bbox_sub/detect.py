@@ -1,6 +1,7 @@
 """Running a detector over pictures: resize, forward, boxes back in the pixels of the original."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,19 @@ from bbox_sub.resize import resize_picture, resized_size
 from shared.boxes import clip_boxes
 
 
-@torch.inference_mode()
+class Resized(NamedTuple):
+    """A picture as the network is to see it, uint8 (3, h, w), and the size that it had."""
+
+    picture: torch.Tensor
+    original_hw: tuple[int, int]
+
+
+def resized(image_rgb: np.ndarray, short_side: int, max_side: int) -> Resized:
+    """A picture, uint8 H x W x 3, resized by the detector's rule."""
+    original_hw = image_rgb.shape[:2]
+    return Resized(resize_picture(image_rgb, resized_size(*original_hw, short_side, max_side)), original_hw)
+
+
 def detect_boxes(
     model: nn.Module | CompiledDetector,
     images_rgb: Sequence[np.ndarray],
@@ -20,23 +33,31 @@ def detect_boxes(
     max_side: int,
     batch_size: int,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What `detect_resized` gives for pictures, uint8 H x W x 3, of any sizes."""
+    return detect_resized(model, [resized(image, short_side, max_side) for image in images_rgb], batch_size)
+
+
+@torch.inference_mode()
+def detect_resized(
+    model: nn.Module | CompiledDetector, pictures: Sequence[Resized], batch_size: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(boxes_xyxy (N, 4) float32, scores (N,) float32, labels (N,) int64) of each picture, best first.
 
-    Pictures are uint8 H x W x 3 of any sizes; those that are resized to one size share a batch. Boxes are clipped pixels
-    of the original picture; those with no area are left out.
+    Pictures that were resized to one size share a batch. Boxes are clipped pixels of the original picture; those with no
+    area are left out.
     """
     device = next(model.parameters()).device if isinstance(model, nn.Module) else None
-    sizes = [resized_size(*image.shape[:2], short_side, max_side) for image in images_rgb]
-    found: list = [None] * len(images_rgb)
+    sizes = [tuple(each.picture.shape[1:]) for each in pictures]
+    found: list = [None] * len(pictures)
     for size_hw in sorted(set(sizes)):
         places = [k for k, size in enumerate(sizes) if size == size_hw]
         for start in range(0, len(places), batch_size):
             batch = places[start : start + batch_size]
-            inputs = [resize_picture(images_rgb[k], size_hw) for k in batch]  # (3, h, w)
+            inputs = [pictures[k].picture for k in batch]  # (3, h, w)
             if device is not None:
                 inputs = [each.to(device).float() / 255 for each in inputs]
             for k, output in zip(batch, model(inputs), strict=True):
-                found[k] = _in_original(output, images_rgb[k].shape[:2], size_hw)
+                found[k] = _in_original(output, pictures[k].original_hw, size_hw)
     return found
 
 

@@ -1,12 +1,12 @@
 """Memory of infer over many pictures and videos: is it flat?
 
-    bash run.sh bench memory [--pictures 2000] [--videos 300] [--json FILE] [--picture FILE.png]
+    bash run.sh bench memory [--pictures 2000] [--videos 300] [--stages] [--json FILE] [--picture FILE.png]
 
-Draws a few pictures and videos of many sizes, links them under as many names as asked for, and runs both stages of infer on
-them with networks that were never trained. Meanwhile the memory of the process and all its children is sampled (PSS: of memory
-that several share, each has its share). For every step it tells the memory at its beginning and end, its peak, and the slope
-in MB per 1,000 files, fitted by least squares to all but the first quarter of the step, in which caches fill. A run of a
-hundred times as many files would end higher by a hundred times slope times files.
+Draws a few pictures and videos of many sizes, links them under as many names as asked for, and runs infer on them (with
+--stages one stage after the other, as the containers do) with networks that were never trained. Meanwhile the memory of the process
+and all its children is sampled (PSS: of memory that several share, each has its share). For every step it tells the memory in
+its second and its last quarter, its peak, and the slope in MB per 1,000 files, fitted by least squares to all but the first
+quarter, in which caches fill. A run of a hundred times as many files would end higher by a hundred times slope times files.
 """
 
 import argparse
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--videos", type=int, default=300)
+    parser.add_argument("--stages", action="store_true", help="run one stage after the other, each in its process")
     parser.add_argument("--folder", type=Path, help="where data and work folder go (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the figures and all samples here")
     parser.add_argument("--picture", type=Path, help="write a PNG of memory over time here")
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         draw_data(folder, options.pictures, options.videos)
         write_models(folder / "weights", config)
         samples, rows = [], []
-        for module in ("bbox_sub.infer", "metric_sub.infer"):
+        for module in ("bbox_sub.infer", "metric_sub.infer") if options.stages else ("infer",):
             found = run_sampled(module, folder)
             rows += steps_of(module, found, read_tail(folder / "work"))
             samples += found

@@ -1,5 +1,7 @@
 """Running embedders over crops: batches of one size, several models side by side, one unit vector per crop."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,8 +10,22 @@ from metric_sub.crops import crops_of_boxes, to_input
 from metric_sub.embedder import TrainedEmbedder
 
 
+@dataclass(frozen=True)
+class Crops:
+    """The crops of some boxes as each model wants them: per model a list of N pictures, uint8 (h, w, 3), and their groups (N,)."""
+
+    of_models: list[tuple[list[np.ndarray], np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.of_models[0][1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(crop.nbytes for crops, _ in self.of_models for crop in crops)
+
+
 class CropEmbedder:
-    """Collects boxes of pictures, then embeds all their crops with every model.
+    """Cuts boxes out of pictures and embeds the crops with every model.
 
     A model is a list: one network, or its snapshots, whose vectors are joined first. The models' unit vectors are
     concatenated and normalised again (the design's ensemble).
@@ -19,24 +35,31 @@ class CropEmbedder:
         self._models = models
         self._batch_size = batch_size
         self.dimension = sum(embedder.dimension for model in models for embedder in model)
-        self._crops: list[list[np.ndarray]] = [[] for _ in models]
-        self._groups: list[list[int]] = [[] for _ in models]
+        self._added: list[Crops] = []
+
+    def cut(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> Crops:
+        """The crops of a picture's boxes (N, 4)."""
+        return Crops([crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule) for model in self._models])
+
+    def embed(self, cuts: list[Crops]) -> np.ndarray:
+        """(N, dimension) float32 unit vectors of all crops, in their order; those of one size share a batch."""
+        if not cuts:
+            return np.zeros((0, self.dimension), np.float32)
+        vectors = []
+        for k, model in enumerate(self._models):
+            crops = [crop for cut in cuts for crop in cut.of_models[k][0]]
+            groups = np.concatenate([cut.of_models[k][1] for cut in cuts])
+            vectors.append(embed_by_model(model, crops, groups, self._batch_size))
+        return join_vectors(vectors)
 
     def add(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> None:
-        """Takes the crops of a picture's boxes (N, 4)."""
-        for k, model in enumerate(self._models):
-            crops, groups = crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule)
-            self._crops[k] += crops
-            self._groups[k] += groups.tolist()
+        """Takes the crops of a picture's boxes (N, 4) until the next `take`."""
+        self._added.append(self.cut(image_rgb, boxes_xyxy))
 
     def take(self) -> np.ndarray:
         """(N, dimension) float32 unit vectors of all boxes since the last call, in the order they were added."""
-        vectors = [
-            embed_by_model(model, crops, np.asarray(groups, np.int64), self._batch_size)
-            for model, crops, groups in zip(self._models, self._crops, self._groups, strict=True)
-        ]
-        self._crops, self._groups = [[] for _ in self._models], [[] for _ in self._models]
-        return join_vectors(vectors)
+        added, self._added = self._added, []
+        return self.embed(added)
 
 
 def embed_by_model(

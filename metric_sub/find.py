@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 
-from metric_sub.infer import boxes_and_vectors, embed_detections
+from metric_sub.embeddings import boxes_and_vectors, embed_detections
 from metric_sub.result import DECIMALS
 from metric_sub.search import nearest
 from shared.catalogue import COLUMNS as MEDIA
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
-from shared.runtime import choose_runtime
 from shared.sheet import PAPER_RGB, lay_out
 from shared.tables import BOX
 from shared.work import Step, held, locked, read_step, write_whole
@@ -46,11 +45,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--top: expected 1 or more, found {options.top}.")
     config = config_of(options)
     use_threads(config.threads)
-    runtime = choose_runtime(config.runtime)
     with locked(options.work), held(options.among, shared=True):
         media, kind, name = read_asked(options.work)
         gallery = read_step(options.among / "embeddings" / OTHER[kind])
-        query = embed_detections(config, runtime, options, kind, media)
+        query = embed_detections(config, options, media)[kind]
         refuse_other_models(query, gallery)
         boxes, vectors = boxes_and_vectors(query)
         if boxes.empty:

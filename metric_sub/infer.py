@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.embed import CropEmbedder
-from metric_sub.embedder import INFERENCE_KEYS, load_embedders, read_embedder
+from metric_sub.embeddings import boxes_and_vectors, embed_detections, read_trained, vector_length
 from metric_sub.index import EXACT, NearestSearch, empty_index, recall_against_exact, search_by
 from metric_sub.pairs import further_pairs
 from metric_sub.probability import match_probability
@@ -24,145 +23,37 @@ from metric_sub.vote import cast_votes, match_items
 from shared.catalogue import COLUMNS as MEDIA
 from shared.catalogue import tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
-from shared.columns import DETECTION_COLUMNS
 from shared.config import Config, Match, save_config
-from shared.errors import UserError
-from shared.media import MediaError, read_frames, read_photo
-from shared.progress import progress_bar
-from shared.runtime import Runtime, choose_runtime
-from shared.tables import BOX
-from shared.weights import read_description, refuse_other_architecture
-from shared.work import Step, fingerprint, locked, read_step, table_fingerprint
+from shared.work import Step, locked, read_step
 
 log = logging.getLogger("match")
-
-ITEMS_PER_PART = {"photos": 16, "videos": 4}
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_options("Match items and videos (stage 2).", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
-    runtime = choose_runtime(config.runtime)
     refuse_unfit_index(config, options.weights)
     with locked(options.work):
         save_config(options.work, config)
         media = read_step(options.work / "media").table("table", MEDIA)
-        photos, videos = (embed_detections(config, runtime, options, kind, media) for kind in ("photos", "videos"))
-        step = match_embedded(config, options, photos, videos)
-        matches = step.table("table")
-        write_result(build_result(matches, step.table("pairs")), options.work / "result.json")
-        log.info(
-            "%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json"
-        )
+        write_matches(config, options, media, embed_detections(config, options, media))
         tell_skipped(options.work)
 
 
-def boxes_and_vectors(step: Step) -> tuple[pd.DataFrame, np.ndarray]:
-    """The table of a finished step of embeddings/ and its vectors, row by row. Raises UserError where they do not fit."""
-    table, vectors = step.table("table", DETECTION_COLUMNS), step.vectors()
-    if len(table) != len(vectors):
-        raise UserError(f"{step.folder}: {len(table)} boxes and {len(vectors)} vectors. Remove it and run infer again.")
-    return table, vectors
+def write_matches(config: Config, options: argparse.Namespace, media: pd.DataFrame, embedded: dict[str, Step]) -> None:
+    """Makes matches/ and result.json. embedded: the finished steps embeddings/<kind> by kind."""
+    step = match_embedded(config, options, embedded["photos"], embedded["videos"])
+    matches = step.table("table")
+    write_result(build_result(matches, step.table("pairs")), options.work / "result.json")
+    log.info("%d of %d videos matched; %s", len(matches), (media.kind == "video").sum(), options.work / "result.json")
 
 
 def refuse_unfit_index(config: Config, weights: Path) -> None:
     """Raises UserError, before the work, where FAISS cannot make the config's index for the embedders' vectors."""
     if config.search.index == EXACT:
         return
-    models = map(read_embedder, read_trained(config, weights))
-    empty_index(config.search, sum(n_networks * shape.dimension for _, shape, n_networks in models))
-
-
-def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
-    """Each embedder's folder and its model.json, in the config's order. Raises UserError where config and training differ."""
-    trained = {weights / model.name: read_description(weights / model.name) for model in config.embedders}
-    for (folder, description), model in zip(trained.items(), config.embedders, strict=True):
-        read_embedder(folder)  # refuses what is no embedder
-        architecture = description["architecture"]
-        refuse_other_architecture(
-            folder, architecture["model"], model.model_dump(), set(architecture["model"]) - {"backbone", "input_size", "aspect_groups"}
-        )
-        refuse_other_architecture(folder, architecture["shape"], config.embed.model_dump(), INFERENCE_KEYS)
-    return trained
-
-
-def embed_detections(
-    config: Config, runtime: Runtime, options: argparse.Namespace, kind: str, media: pd.DataFrame
-) -> Step:
-    """The finished step embeddings/<kind>: the detections' keys (`table`) and their unit vectors, row by row.
-
-    Items and videos whose files, detections and embedders are as in the step before keep their vectors: only the others are
-    embedded.
-    """
-    detection_step = read_step(options.work / "detections" / kind)
-    trained = read_trained(config, options.weights)
-    settings = {
-        "weights": [description["sha256"] for description in trained.values()],
-        "architectures": [description["architecture"] for description in trained.values()],
-        "batch_size": config.embed.batch_size,
-        "flip": config.embed.flip,
-        "runtime": runtime.settings,
-    }
-    step = Step(
-        options.work / "embeddings" / kind,
-        {"detections": detection_step.fingerprint, "parts": "by item", **settings},
-        options.fresh,
-        keep_before=True,
-    )
-    if step.done:
-        return step
-    models = [load_embedders(folder, runtime=runtime, flip=config.embed.flip) for folder in trained]
-    embedder = CropEmbedder(models, config.embed.batch_size)
-    detections = detection_step.table("table", DETECTION_COLUMNS)
-    if strange := set(detections.media_id) - set(media.media_id):
-        raise UserError(
-            f"{detection_step.folder}: has boxes of {min(strange)}, which {options.work / 'media'} does not have. Run stage 1 again."
-        )
-    media = media.set_index("media_id")
-    files = media.drop(columns="path")
-    # An item's photos, or a video, are embedded by themselves: in other company a vector's last bits are others.
-    items = [
-        table.reset_index(drop=True)
-        for _, table in detections.groupby((detections.item_id != detections.item_id.shift()).cumsum())
-    ]
-    marks = [
-        fingerprint([settings, table_fingerprint(item), table_fingerprint(files.loc[item.media_id.unique()])])
-        for item in items
-    ]
-    done, unit = step.standing(len(items), ITEMS_PER_PART[kind]), "item" if kind == "photos" else "video"
-    with progress_bar(total=len(items), title=f"embed {kind}", unit=unit, done=done) as bar:
-
-        def build(k: int) -> tuple[dict, list[dict]]:
-            for media_id, boxes in items[k].groupby("media_id", sort=False):
-                add_crops(embedder, media.path[media_id], kind, boxes, config.data.max_pixels)
-            return {"table": items[k], "vectors": embedder.take()}, []
-
-        empty = {"table": detections.iloc[:0], "vectors": np.zeros((0, embedder.dimension), np.float32)}
-        step.build_units(marks, ITEMS_PER_PART[kind], build, empty, bar.update)
-    return step
-
-
-def add_crops(embedder: CropEmbedder, path: str, kind: str, detections: pd.DataFrame, max_pixels: int) -> None:
-    """Gives the embedder the crops of one photo's or video's detections, in the table's order (frames rising).
-
-    Raises UserError where the file no longer gives what the detections were made from.
-    """
-    try:
-        if kind == "photos":
-            embedder.add(read_photo(path, max_pixels), detections[BOX].to_numpy())
-            return
-        boxes = dict(tuple(detections.groupby("frame_index")))
-        for index, image_rgb in read_frames(path, boxes, max_pixels):
-            embedder.add(image_rgb, boxes.pop(index)[BOX].to_numpy())
-    except MediaError as error:
-        raise UserError(
-            f"{path}: could be read by stage 1 and now cannot ({error}). Restore it and run infer again."
-        ) from None
-    if boxes:
-        raise UserError(
-            f"{path}: has no frames {sorted(boxes)} any more, which stage 1 read. Restore it and run infer again."
-        )
+    empty_index(config.search, vector_length(read_trained(config, weights)))
 
 
 def match_embedded(config: Config, options: argparse.Namespace, photos: Step, videos: Step) -> Step:

@@ -15,9 +15,9 @@ import pandas as pd
 from metric_sub.confusions import draw_confusions, worst_confusions
 from metric_sub.cut_off import draw_distances, propose_cut_off
 from metric_sub.embed import join_vectors
+from metric_sub.embeddings import read_trained
 from metric_sub.evaluate import FIGURES, RECALL_AT, Crops, nearest_right_and_wrong, retrieval_figures
 from metric_sub.histogram import NO_CUT_OFF
-from metric_sub.infer import read_trained
 from metric_sub.labelled import labelled_boxes, match_and_score
 from metric_sub.score import LEVELS
 from metric_sub.vectors import describe_boxes

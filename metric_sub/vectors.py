@@ -7,8 +7,8 @@ import pandas as pd
 
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import load_embedders
+from metric_sub.embeddings import read_trained
 from metric_sub.histogram import DIMENSION, histograms
-from metric_sub.infer import read_trained
 from metric_sub.labelled import boxed_pictures
 from shared.config import Config
 from shared.progress import progress_bar

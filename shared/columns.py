@@ -9,19 +9,6 @@ from pandas.api.types import is_bool_dtype, is_float_dtype, is_integer_dtype, is
 
 from shared.errors import UserError
 
-DETECTION_COLUMNS = {  # of detections/ and embeddings/
-    "media_id": "str",
-    "item_id": "str",
-    "name": "str",
-    "frame_index": "int64",
-    "rank": "int64",
-    "x1": "float32",
-    "y1": "float32",
-    "x2": "float32",
-    "y2": "float32",
-    "score": "float32",
-    "category": "str",
-}
 NUMBER_OR_NONE = "number or none"  # the kind of a column whose numbers may be missing (NaN)
 
 

@@ -128,6 +128,8 @@ class Detect(Section):
     max_side: Count
     keep_best_photo_box: bool  # a photo with no box over photo_score keeps its best one
     batch_size: Count
+    # grey levels: a frame that differs less from the last detected one takes its boxes; 0: every frame is detected
+    reuse_below: NotNegative
 
 
 class Embedder(Section):

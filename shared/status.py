@@ -26,16 +26,8 @@ INFERENCE_STEPS = (
     "embeddings/videos",
     "matches",
 )
-# of a step's progress: the title of its bar in the log
-TITLES = {
-    "frames": "labelled frames",
-    "crops": "training crops",
-    "media": "media",
-    "detections/photos": "detect photos",
-    "detections/videos": "detect videos",
-    "embeddings/photos": "embed photos",
-    "embeddings/videos": "embed videos",
-}
+# of the steps that have a bar of their own: its title in the log
+TITLES = {"frames": "labelled frames", "crops": "training crops", "media": "media"}
 OF_EVERY_LINE = ("level", "logger", "message", "event", "pid")
 DEEPEST = 3  # folders below the work folder in which a step may be
 
@@ -160,10 +152,7 @@ def step_status(work: Path, name: str, begun: list[Path], progress: dict[str, di
         }
     parts = {"parts": sum(1 for _ in (folder / "parts").glob("*.skipped.json"))}
     if any(Path(name).parts == path.parts[-len(Path(name).parts) :] for path in begun):
-        told = progress.get(TITLES.get(name, ""))
-        if told or name not in TITLES:
-            return {"name": name, "state": "running", **parts, **_told(told)}
-        return {"name": name, "state": "left", **parts}  # comes behind what runs now
+        return {"name": name, "state": "running", **parts, **_told(progress.get(TITLES.get(name, "")))}
     if (folder / "begun.json").is_file():
         return {"name": name, "state": "interrupted", **parts}
     return {"name": name, "state": "left", "parts": 0}
@@ -235,7 +224,8 @@ def step_in_words(row: dict) -> str:
         return f"{row['rows']} rows in {_span(row['seconds'] or 0)}{skipped}"
     if row.get("title"):
         return progress_in_words(row).partition(": ")[2]
-    return f"{row['parts']} parts are kept" if row["parts"] else ""
+    there = "are there" if row["state"] == "running" else "are kept"
+    return f"{row['parts']} parts {there}" if row.get("parts") else ""
 
 
 def _span(seconds: float) -> str:

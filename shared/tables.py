@@ -11,6 +11,19 @@ MEDIA_COLUMNS = ["media_id", "kind", "part", "item_id", "name", "path", "bytes",
 BOX = ["x1", "y1", "x2", "y2"]  # pixels; x2 and y2 exclusive
 LABEL_COLUMNS = ["media_id", "frame_index", "label", "viewpoint", "display", "instance_id", "product_id", *BOX]
 SINGLE_PART = "."
+DETECTION_COLUMNS = {  # of detections/ and embeddings/: a row per box, which belongs to a photo (frame_index 0) or a frame
+    "media_id": "str",
+    "item_id": "str",
+    "name": "str",
+    "frame_index": "int64",
+    "rank": "int64",
+    "x1": "float32",
+    "y1": "float32",
+    "x2": "float32",
+    "y2": "float32",
+    "score": "float32",
+    "category": "str",
+}
 
 # What a table can hold and a picture can have; whatever is beyond is a mistake.
 Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
@@ -64,3 +77,8 @@ def label_table(rows: list[tuple]) -> pd.DataFrame:
 def labelled_table(rows: list[tuple[str, int]]) -> pd.DataFrame:
     """media_id and frame_index of the rows."""
     return pd.DataFrame(rows, columns=["media_id", "frame_index"])
+
+
+def detection_table(rows: list[tuple]) -> pd.DataFrame:
+    """DETECTION_COLUMNS of the rows."""
+    return pd.DataFrame(rows, columns=list(DETECTION_COLUMNS)).astype(DETECTION_COLUMNS)

@@ -67,7 +67,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             write(beside)
         except OSError:
             raise
-        except Exception:
+        except Exception as error:  # libraries tell of a full disk by errors of their own
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
             _write_probe(beside)
             raise
         with open(beside, "rb") as file:
@@ -82,7 +84,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _write_probe(path: Path) -> None:
-    """Raises the OSError that writing to `path` gives now, if any: libraries tell of a full disk by errors of their own."""
+    """Raises the OSError that writing to `path` gives now, if any."""
     with open(path, "ab") as file:
         file.write(bytes(1 << 16))
         file.flush()
@@ -150,7 +152,7 @@ class Step:
     `table()` reads what a finished step holds.
 
     With `keep_before`, a finished step of another fingerprint is moved to `<folder>.before` until this one is finished:
-    `build_units` takes from there what has not changed.
+    `units.UnitStep` takes from there what has not changed.
 
     With `strict`, nothing may be skipped: what a part skipped, now or before, raises UserError.
     """
@@ -163,8 +165,8 @@ class Step:
         begun_path = folder / "begun.json"
         if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
             if keep_before and not fresh and _fingerprint_of(self._manifest_path):
-                _remove(self._before)
-                os.replace(folder, self._before)
+                _remove(self.before)
+                os.replace(folder, self.before)
             _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.done = _fingerprint_of(self._manifest_path) == self.fingerprint
@@ -173,7 +175,7 @@ class Step:
         else:
             write_json(begun_path, {"fingerprint": self.fingerprint})
         if keep_before and (fresh or self.done):
-            _remove(self._before)
+            _remove(self.before)
         if self.done:
             self.refuse_skipped(self.manifest["skipped"])
             log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
@@ -191,7 +193,7 @@ class Step:
     def _is_of(self, folder: Path, depends: dict) -> None:
         self.folder = folder
         self._strict = False
-        self._before = folder.with_name(f"{folder.name}.before")
+        self.before = folder.with_name(f"{folder.name}.before")
         self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **depends})
         self._depends = depends
         self._started = time.monotonic()
@@ -224,73 +226,44 @@ class Step:
 
         A DataFrame becomes parts/<k>.<name>.parquet, an array parts/<k>.<name>.npy.
         """
-        parts = self.folder / "parts"
-        parts.mkdir(exist_ok=True)
-        kept = sum(map(self._stands, range(n_parts)))
+        self.tell_kept(n_parts)
+        for k in range(n_parts):
+            if not self.part_stands(k):
+                self.write_part(k, *build(k))
+
+    def tell_kept(self, n_parts: int) -> None:
+        """Logs how many parts an interrupted run left."""
+        kept = sum(map(self.part_stands, range(n_parts)))
         if kept:
             log.info("%s: goes on, %d of %d parts are there", self.folder, kept, n_parts)
-        for k in range(n_parts):
-            if self._stands(k):
-                self.refuse_skipped(json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8")))
-                continue
-            tables, skipped = build(k)
-            self.refuse_skipped(skipped)
-            for name, table in tables.items():
-                _write_table(self._part_path(k, name, _suffix(table)), table)
-            write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
-            for entry in skipped:
-                note("skipped", f"{entry['media_id']}: skipped: {entry['reason']}", step=str(self.folder), **entry)
+        for k in filter(self.part_stands, range(n_parts) if self._strict else ()):
+            self.refuse_skipped(self._skipped_of(k))
+
+    def write_part(self, k: int, tables: dict[str, pd.DataFrame | np.ndarray], skipped: list[dict]) -> None:
+        """Writes part k, as `build_parts` has it of `build`."""
+        self.refuse_skipped(skipped)
+        (self.folder / "parts").mkdir(exist_ok=True)
+        for name, table in tables.items():
+            _write_table(self._part_path(k, name, suffix_of(table)), table)
+        write_json(self._part_path(k, "skipped", ".json"), skipped)  # last: with it the part is whole
+        for entry in skipped:
+            note("skipped", f"{entry['media_id']}: skipped: {entry['reason']}", step=str(self.folder), **entry)
+
+    def read_part(self, k: int, name: str, empty: pd.DataFrame | np.ndarray) -> pd.DataFrame | np.ndarray:
+        """A table or array, of the kind of `empty`, of part k, which stands."""
+        return read_table(self._part_path(k, name, suffix_of(empty)))
 
     def standing(self, n_rows: int, size: int) -> int:
         """How many of `n_rows`, which make parts of `size` rows, an interrupted run left built: where a progress bar begins."""
-        return sum(len(range(n_rows)[part]) for k, part in enumerate(chunks(n_rows, size)) if self._stands(k))
+        return sum(len(range(n_rows)[part]) for k, part in enumerate(chunks(n_rows, size)) if self.part_stands(k))
 
-    def _stands(self, k: int) -> bool:
+    def part_stands(self, k: int) -> bool:
+        """Whether part k was built, whole, by this or an interrupted run."""
         return self._part_path(k, "skipped", ".json").exists()
 
-    def build_units(
-        self,
-        marks: list[str],
-        units_per_part: int,
-        build: Callable[[int], tuple[dict[str, pd.DataFrame | np.ndarray], list[dict]]],
-        empty: dict[str, pd.DataFrame | np.ndarray],
-        after_each: Callable[[], object],
-    ) -> None:
-        """Builds and finishes a step of units, none of which depends on another; some units make a part.
-
-        marks: each unit's fingerprint, of all that it depends on. `build(k)` gives unit k as `build_parts` wants a part, with the
-        names of `empty`. A unit that the step before had with the same mark, whole, is copied from there and not built.
-        `after_each` is called after every unit, built or copied. The table `units` (mark, rows; '' where some was skipped)
-        keeps the marks for the next time.
-        """
-        before = _units_of(self._before)
-        tables_before = {
-            name: _read_table(self._before / f"{name}{_suffix(table)}") for name, table in empty.items() if before
-        }
-        n_kept = sum(mark in before for mark in marks)
-        if n_kept:
-            log.info("%s: %d of %d are as before and are kept", self.folder, n_kept, len(marks))
-        parts = chunks(len(marks), units_per_part)
-
-        def build_part(part: int) -> tuple[dict, list[dict]]:
-            units, built, skipped = [], [], []
-            for k in range(len(marks))[parts[part]]:
-                if marks[k] in before:
-                    tables, faults = {name: table[before[marks[k]]] for name, table in tables_before.items()}, []
-                else:
-                    tables, faults = build(k)
-                    self.refuse_skipped(faults)
-                units.append(("" if faults else marks[k], len(next(iter(tables.values())))))
-                built.append(tables)
-                skipped += faults
-                after_each()
-            joined = {name: _joined([tables[name] for tables in built], table) for name, table in empty.items()}
-            return {"units": pd.DataFrame(units, columns=["mark", "rows"]), **joined}, skipped
-
-        self.build_parts(len(parts), build_part)
-        no_units = pd.DataFrame({"mark": pd.Series(dtype="str"), "rows": pd.Series(dtype="int64")})
-        self.finish(len(parts), ["units", *empty], {"units": no_units, **empty})
-        _remove(self._before)
+    def drop_before(self) -> None:
+        """Removes the step before, from which nothing more is taken."""
+        _remove(self.before)
 
     def finish(
         self, n_parts: int, names: list[str], empty: dict[str, pd.DataFrame | np.ndarray], facts: dict | None = None
@@ -301,17 +274,17 @@ class Step:
         """
         skipped = []
         for name in names:
-            suffix = _suffix(empty[name])
-            tables = [_read_table(self._part_path(k, name, suffix)) for k in range(n_parts)]
+            suffix = suffix_of(empty[name])
+            tables = [self.read_part(k, name, empty[name]) for k in range(n_parts)]
             path = self.folder / f"{name}{suffix}"
             if suffix == ".npy":
                 arrays = [table for table in tables if len(table)] or [empty[name]]
                 write_whole(path, lambda beside, arrays=arrays: _save_arrays(beside, arrays))
             else:
-                _write_table(path, _joined(tables, empty[name]))
+                _write_table(path, joined(tables, empty[name]))
             rows = sum(len(table) for table in tables)
         for k in range(n_parts):
-            skipped += json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8"))
+            skipped += self._skipped_of(k)
         self._write_manifest(rows, skipped, facts)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
 
@@ -329,12 +302,12 @@ class Step:
     def table(self, name: str, columns: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
         """A table of the step, in which these columns are as `check_columns` wants them. Raises UserError where it is damaged."""
         path = self.folder / f"{name}.parquet"
-        return check_columns(_read_table(path), columns, path)
+        return check_columns(read_table(path), columns, path)
 
     def vectors(self) -> np.ndarray:
         """(N, D) float32, memory-mapped, where it has rows. Raises UserError where it is damaged, or N is not the step's rows."""
         path, n_rows = self.folder / "vectors.npy", self.manifest["rows"]
-        vectors = _read_table(path)
+        vectors = read_table(path)
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != n_rows:
             raise UserError(
                 f"{path}: expected float32 of shape ({n_rows}, D), found {vectors.dtype} of {vectors.shape}. Remove {self.folder} and run again."
@@ -348,6 +321,9 @@ class Step:
                 f"{printable(skipped[0]['media_id'])}: {skipped[0]['reason']}. --strict stops here; without it such files are "
                 "left out, and listed at the end."
             )
+
+    def _skipped_of(self, k: int) -> list[dict]:
+        return json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8"))
 
     def _part_path(self, k: int, name: str, suffix: str) -> Path:
         return self.folder / "parts" / f"{k:05d}.{name}{suffix}"
@@ -537,26 +513,14 @@ def _fingerprint_of(path: Path) -> str | None:
         return None
 
 
-def _units_of(folder: Path) -> dict[str, slice]:
-    """mark -> rows of the units of a finished step that were whole; none of a step that is not finished or has no units."""
-    try:
-        manifest = Step.finished(folder, {}).manifest
-        units = Step.finished(folder, {}).table("units", {"mark": "str", "rows": "int64"})
-    except UserError:
-        return {}
-    if manifest.get("schema") != SCHEMA_VERSION or units.rows.sum() != manifest["rows"]:
-        return {}
-    ends = units.rows.cumsum()
-    rows = map(slice, (ends - units.rows).tolist(), ends.tolist())
-    return {mark: place for mark, place in zip(units.mark, rows, strict=True) if mark}
-
-
-def _joined(tables: list[pd.DataFrame | np.ndarray], empty: pd.DataFrame | np.ndarray) -> pd.DataFrame | np.ndarray:
+def joined(tables: list[pd.DataFrame | np.ndarray], empty: pd.DataFrame | np.ndarray) -> pd.DataFrame | np.ndarray:
+    """Tables or arrays one after the other; `empty`, one without rows, tells their kind."""
     tables = [table for table in tables if len(table)] or [empty]
     return pd.concat(tables, ignore_index=True) if isinstance(empty, pd.DataFrame) else np.concatenate(tables)
 
 
-def _suffix(table: pd.DataFrame | np.ndarray) -> str:
+def suffix_of(table: pd.DataFrame | np.ndarray) -> str:
+    """How the file of a table or an array ends."""
     return ".parquet" if isinstance(table, pd.DataFrame) else ".npy"
 
 
@@ -583,7 +547,8 @@ def _save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
             file.write(np.ascontiguousarray(array).data)
 
 
-def _read_table(path: Path) -> pd.DataFrame | np.ndarray:
+def read_table(path: Path) -> pd.DataFrame | np.ndarray:
+    """A table of a step's folder, or an array, memory-mapped where it has rows. Raises UserError where it is damaged."""
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)

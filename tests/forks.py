@@ -14,7 +14,11 @@ STAGES = {
     "train, stage 2": "metric_sub.train",
     "infer, stage 1": "bbox_sub.infer",
     "infer, stage 2": "metric_sub.infer",
+    "infer": "infer",
 }
+TRAIN = ["train, stage 1", "train, stage 2"]
+BY_STAGES = [*TRAIN, "infer, stage 1", "infer, stage 2"]
+AT_ONCE = [*TRAIN, "infer"]  # both stages of infer in one process, as run.sh runs them; the files are the same
 IMPORTED_LATE = ["matplotlib.figure", "pycocotools.cocoeval", "torch.utils.tensorboard"]
 
 _server = multiprocessing.get_context("forkserver")

@@ -30,7 +30,7 @@ from shared.config import dump_config, load_config
 from shared.work import write_json
 from tests.conftest import PROJECT, SMALLER
 from tests.drawing import draw_dataset
-from tests.forks import STAGES, start_stage
+from tests.forks import AT_ONCE, BY_STAGES, start_stage
 
 SIGNALS = {signal.SIGKILL: 3, signal.SIGTERM: 1, signal.SIGINT: 1}  # and how often each comes, in shares
 ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -53,10 +53,11 @@ MORE = [
 ]
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, overrides: list[str] = ()) -> None:
     """Data and config of the runs."""
     draw_dataset(folder / "data")
-    (folder / "config.yaml").write_text(dump_config(load_config(PROJECT / "configs" / "tiny.yaml", [*SMALLER, *MORE])))
+    config = load_config(PROJECT / "configs" / "tiny.yaml", [*SMALLER, *MORE, *overrides])
+    (folder / "config.yaml").write_text(dump_config(config))
 
 
 def arguments(folder: Path) -> list[str]:
@@ -90,6 +91,7 @@ class Loop:
     folder: Path
     seed: int
     through_door: int = 0
+    overrides: list[str] = field(default_factory=list)
     expected: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0  # of an undisturbed run of forks
     kills: Counter = field(default_factory=Counter)
@@ -111,7 +113,7 @@ class Loop:
     def begin(self, by_door: bool = True) -> None:
         """Draws the data, makes the undisturbed run, by run.sh or not, and another by forks, which must not differ."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        draw(self.folder)
+        draw(self.folder, self.overrides)
         if by_door:
             for verb in ("train", "infer"):
                 subprocess.run(self._door(verb), check=True, stdout=subprocess.DEVNULL, stderr=open(self.log, "ab"))
@@ -155,7 +157,7 @@ class Loop:
 
     def _run(self, moment: float | None) -> bool:
         """Both stages of train and infer; True where they came to their end, False where they were killed on the way."""
-        for name in STAGES:
+        for name in self._chance.choice([AT_ONCE, BY_STAGES]):  # what the one left, the other goes on from
             self.log.unlink(missing_ok=True)
             process = start_stage(name, arguments(self.folder), self.log)
             process.join(None if moment is None else max(0.0, moment - time.monotonic()))
@@ -220,9 +222,11 @@ def _has_processes(group: int) -> bool:
     return True
 
 
-def run_loop(folder: Path, rounds: int, seed: int, through_door: int = 0, by_door: bool = True) -> dict:
+def run_loop(
+    folder: Path, rounds: int, seed: int, through_door: int = 0, overrides: list[str] = (), by_door: bool = True
+) -> dict:
     """The summary of a loop of so many kills (and of the rounds that came to their end before theirs)."""
-    loop = Loop(folder, seed, through_door)
+    loop = Loop(folder, seed, through_door, list(overrides))
     loop.begin(by_door)
     print(f"an undisturbed run takes {loop.seconds:.1f} s and leaves {len(loop.expected)} files", file=sys.stderr)
     number = 0
@@ -254,10 +258,11 @@ def main() -> None:
     parser.add_argument("--door", type=int, default=0, help="every so many rounds one by run.sh (default: 0, none)")
     parser.add_argument("--folder", type=Path, help="where data and work folder go (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the summary here as well")
-    options = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    options = parser.parse_intermixed_args()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        summary = run_loop(folder, options.rounds, options.seed, options.door)
+        summary = run_loop(folder, options.rounds, options.seed, options.door, options.overrides)
     if options.json:
         write_json(options.json, summary)
     print(json.dumps(summary, indent=1))

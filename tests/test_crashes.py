@@ -11,10 +11,8 @@ import pytest
 
 from shared.work import holder, is_held
 from tests.conftest import PROJECT
-from tests.forks import STAGES, run_stages, start_stage
+from tests.forks import AT_ONCE, BY_STAGES, TRAIN, run_stages, start_stage
 from tests.kill_loop import arguments, contents, draw, run_loop
-
-TRAIN, INFER = list(STAGES)[:2], list(STAGES)[2:]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +20,7 @@ def calm(tmp_path_factory) -> Path:
     """A folder with data, config and the work folder of an undisturbed train and infer."""
     folder = tmp_path_factory.mktemp("calm")
     draw(folder)
-    assert run_stages([*TRAIN, *INFER], arguments(folder), folder / "log") == 0, (folder / "log").read_text()
+    assert run_stages(AT_ONCE, arguments(folder), folder / "log") == 0, (folder / "log").read_text()
     return folder
 
 
@@ -57,7 +55,7 @@ def test_killed_at_random_moments_train_and_infer_end_with_the_undisturbed_files
 
 
 def test_the_same_config_data_and_seed_give_the_same_bytes_anywhere(calm, tmp_path):
-    assert run_stages([*TRAIN, *INFER], with_work(calm, tmp_path / "elsewhere"), tmp_path / "log") == 0
+    assert run_stages(BY_STAGES, with_work(calm, tmp_path / "elsewhere"), tmp_path / "log") == 0
     assert contents(tmp_path / "elsewhere") == contents(calm / "work")
 
 
@@ -65,7 +63,7 @@ def test_a_full_disk_ends_each_run_in_words_and_the_work_goes_on_when_there_is_r
     """The disk grows from run to run, so that it is full in the middle of ever later writes."""
     work, log, size, full = tmp_path / "disk", tmp_path / "log", 24 << 10, 0
     with small_disk(work, size) as remount:
-        while (code := run_stages([*TRAIN, *INFER], with_work(calm, work), log)) != 0:
+        while (code := run_stages(AT_ONCE, with_work(calm, work), log)) != 0:
             said = log.read_text()
             assert code == 1 and "error: the disk is full" in said and "Traceback" not in said, said
             assert not list(work.rglob("*.tmp")), "what could not be written is removed"

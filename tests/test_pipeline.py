@@ -16,11 +16,11 @@ from PIL import Image
 
 import bbox_sub.infer
 import metric_sub.infer
-import shared.media
 from bbox_sub.detector import build_detector
 from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.result import check_result
 from shared.config import Config, dump_config
+from shared.reader import Reader
 from shared.weights import save_weights
 from tests.conftest import PROJECT
 from tests.drawing import numbered_frames, product_box, scene, write_video
@@ -200,23 +200,20 @@ def test_a_new_photo_rebuilds_no_video(plain_data, untrained, tmp_path):
 
 
 def test_new_photos_and_videos_are_all_that_is_detected_and_embedded(plain_data, untrained, tmp_path, monkeypatch):
-    read = []
-    for stage in (bbox_sub.infer, metric_sub.infer):
-        for name in ("read_photo", "read_frames"):
-            monkeypatch.setattr(
-                stage,
-                name,
-                lambda path, *more, name=name, stage=stage: (
-                    read.append((stage.__name__.split("_")[0], Path(path).name))
-                    or getattr(shared.media, name)(path, *more)
-                ),
-            )
+    read, stage = [], ""
+    for name in ("ask_photo", "frames"):
+        ask = getattr(Reader, name)
+        monkeypatch.setattr(
+            Reader, name, lambda self, path, *more, ask=ask: read.append((stage, Path(path).name)) or ask(self, path, *more)
+        )
 
     def run_stages(work: Path, *more: str) -> list[tuple[str, str]]:
+        nonlocal stage
         read.clear()
         arguments = ["--data", str(plain_data), "--weights", str(untrained), "--work", str(work), *more]
-        bbox_sub.infer.main(arguments)
-        metric_sub.infer.main(arguments)
+        for module in (bbox_sub.infer, metric_sub.infer):
+            stage = module.__name__.split("_")[0]
+            module.main(arguments)
         return sorted(read)
 
     work = tmp_path / "work"

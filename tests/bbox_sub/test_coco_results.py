@@ -7,6 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import bbox_sub.detections
 import bbox_sub.infer
 from bbox_sub.coco_results import images_path, main
 from bbox_sub.detector import build_detector
@@ -27,7 +28,7 @@ def detect(tiny_config, tmp_path, monkeypatch):
     def run(data, category="product"):
         detector = tiny_config.detector.model_copy(update={"categories": [category]})
         config = tiny_config.model_copy(update={"detector": detector})
-        monkeypatch.setattr(bbox_sub.infer, "load_detector", lambda folder, **_: (ProductFinder().eval(), detector))
+        monkeypatch.setattr(bbox_sub.detections, "load_detector", lambda folder, **_: (ProductFinder().eval(), detector))
         weights = tmp_path / "weights"
         net = build_detector(detector, load_pretrained=False)
         save_weights(weights / "detector", net, {"kind": "detector", "architecture": detector.model_dump()})

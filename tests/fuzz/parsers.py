@@ -549,9 +549,9 @@ def _write_run(folder: Path) -> None:
     from metric_sub.infer import match_boxes, pair_boxes
     from metric_sub.result import build_result, write_result
     from shared.catalogue import COLUMNS as CATALOGUED
-    from shared.columns import DETECTION_COLUMNS as DETECTED
     from shared.config import dump_config
     from shared.dataset import read_media
+    from shared.tables import DETECTION_COLUMNS as DETECTED
     from shared.work import Step
 
     for name, content in result_files().items():

@@ -1,17 +1,39 @@
 """Steps of the work folder: killed and gone on, reused, rebuilt; files whole or not there; one run at a time."""
 
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from shared.errors import UserError
-from shared.work import Step, chunks, fingerprint, locked, read_step, table_fingerprint, write_json, write_whole
+from shared.journal import read_tail
+from shared.units import UnitStep
+from shared.work import (
+    Step,
+    chunks,
+    fingerprint,
+    held,
+    holder,
+    is_held,
+    locked,
+    read_step,
+    table_fingerprint,
+    write_json,
+    write_text,
+    write_whole,
+)
+from tests.conftest import PROJECT
 
 EMPTY = {
     "table": pd.DataFrame({"part": pd.Series(dtype="int64"), "name": pd.Series(dtype="str")}),
@@ -229,6 +251,145 @@ def test_a_work_folder_that_cannot_be_made_is_told(tmp_path):
             pass
 
 
+FORKS = """
+import os, sys, time
+from pathlib import Path
+from shared.work import locked
+with locked(Path(sys.argv[1])):
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    time.sleep(60)
+"""
+
+
+def test_a_fork_that_outlives_its_killed_parent_does_not_keep_the_lock(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", FORKS, tmp_path], cwd=PROJECT, stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        assert is_held(tmp_path) and holder(tmp_path)["pid"] == parent.pid
+        with pytest.raises(UserError, match=rf"another run is using this work folder \(process {parent.pid} on "), locked(tmp_path):
+            pass
+        parent.kill()
+        parent.wait()
+        try:
+            os.kill(child, 0)  # it is there still
+            assert not is_held(tmp_path)
+            with locked(tmp_path):
+                assert holder(tmp_path)["pid"] == os.getpid()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_readers_share_a_folder_and_writers_do_not(tmp_path):
+    with held(tmp_path, shared=True), held(tmp_path, shared=True):
+        with pytest.raises(UserError, match="another run is using this weights folder.*another with --weights"):
+            with held(tmp_path, what="weights folder", option="--weights"):
+                pass
+    with held(tmp_path), pytest.raises(UserError, match="another run"), held(tmp_path, shared=True):
+        pass
+    with held(tmp_path / "nowhere", shared=True):  # what is missing there, its reader tells
+        assert not (tmp_path / "nowhere").exists()
+
+
+def test_to_look_whether_a_folder_is_held_keeps_no_one_out(tmp_path):
+    with open(tmp_path / ".lock", "w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as is_held does, for a moment
+        threading.Timer(0.15, looking.close).start()
+        with locked(tmp_path):
+            assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+
+
+def test_a_file_system_without_locks_is_told_and_worked_on(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path):
+        pass
+    assert "its file system knows no locks (No locks available)" in caplog.text
+
+
+def test_a_run_logs_its_begin_and_its_end(tmp_path):
+    with locked(tmp_path):
+        pass
+    with pytest.raises(UserError), locked(tmp_path):
+        raise UserError("no such thing")
+    runs = [line for line in read_tail(tmp_path) if line["event"] == "run"]
+    assert [line["state"] for line in runs] == ["begun", "finished", "begun", "failed"]
+    assert runs[3]["reason"] == "no such thing" and runs[0]["made_with"]["python"]
+
+
+def test_what_killed_processes_were_writing_is_removed_and_what_living_ones_write_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for folder in (tmp_path, tmp_path / "find", tmp_path / "weights" / "a"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for process in (dead.pid, os.getppid(), os.getpid()):
+            (folder / f".a.b.png.{process}.tmp").touch()
+        (folder / ".mine.tmp").touch()
+        (folder / "plain.tmp").touch()
+    with locked(tmp_path):
+        for folder in (tmp_path, tmp_path / "find", tmp_path / "weights" / "a"):
+            left = {path.name for path in folder.iterdir() if path.name.endswith(".tmp")}
+            assert left == {f".a.b.png.{os.getppid()}.tmp", ".mine.tmp", "plain.tmp"}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "step", Builder(fails_at=2))
+    (tmp_path / "step" / "parts" / f".00002.table.parquet.{dead.pid}.tmp").touch()
+    step = Step(tmp_path / "step", {"key": 1})
+    assert not list(step.folder.rglob("*.tmp")) and step.standing(8, 2) == 4 and step.standing(3, 2) == 3
+
+
+def test_a_step_killed_after_its_manifest_leaves_no_parts(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shared.work.shutil.rmtree", lambda *more, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(tmp_path / "step", Builder())
+    assert (tmp_path / "step" / "parts").exists()
+    read_step(tmp_path / "step")
+    assert (tmp_path / "step" / "parts").exists(), "reading changes nothing"
+    assert run(tmp_path / "step", Builder()).done and not (tmp_path / "step" / "parts").exists()
+
+
+def test_a_library_that_hides_the_full_disk_is_seen_through(tmp_path, monkeypatch):
+    def write(beside):
+        beside.write_text("half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+
+    def write_more(beside):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a'}'")):
+        write_whole(tmp_path / "a", write_more)
+    with pytest.raises(RuntimeError, match="Pytorch"):  # the disk is well: the error is what it says
+        write_whole(tmp_path / "a", write)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shared.work._write_probe", full)
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a'}'")):
+        write_whole(tmp_path / "a", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_is_written_as_it_is_and_a_long_name_fits(tmp_path, capfd):
+    write_text(Path("/dev/stdout"), "to the terminal")
+    assert capfd.readouterr().out == "to the terminal" and Path("/dev/stdout").is_symlink()
+    for name in ("a" * 255, "ä" * 127):
+        write_text(tmp_path / name, "x")
+        assert (tmp_path / name).read_text() == "x"
+
+
+def test_every_file_and_every_entry_is_flushed_before_the_next_is_written(tmp_path, monkeypatch):
+    """What the kernel is asked for, in order: the file, its new name, then the folder."""
+    asked = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (asked.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (asked.append("rename"), replace(a, b)))
+    write_text(tmp_path / "a", "x")
+    assert asked == [str(tmp_path / f".a.{os.getpid()}.tmp"), "rename", str(tmp_path)]
+
+
 @pytest.mark.parametrize(("n_rows", "size", "lengths"), [(0, 3, []), (1, 3, [1]), (3, 3, [3]), (7, 3, [3, 3, 1])])
 def test_chunks_cover_all_rows_once(n_rows, size, lengths):
     rows = list(range(n_rows))
@@ -286,9 +447,12 @@ class UnitBuilder:
 
 def run_units(folder, builder, fresh=False, mark="{}".format):
     step = Step(folder, {"letters": builder.letters, "mark": mark("")}, fresh, keep_before=True)
-    if not step.done:
-        ticks = []
-        step.build_units([mark(letter) for letter in builder.letters], 2, builder, EMPTY, lambda: ticks.append(1))
+    units = UnitStep(step, len(builder.letters), 2, EMPTY)
+    for k, letter in enumerate(builder.letters):
+        if not units.stands(k):
+            kept = units.kept(mark(letter))
+            units.put(k, mark(letter), *((kept, []) if kept else builder(k)))
+    assert units.finish() is step
     return step
 
 

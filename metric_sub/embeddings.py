@@ -1,0 +1,229 @@
+"""The steps embeddings/{photos,videos}: the embedders over the boxes of units of media, picture by picture as they come."""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metric_sub.embed import CropEmbedder, Crops
+from metric_sub.embedder import INFERENCE_KEYS, load_embedders, read_embedder
+from shared.config import Config
+from shared.dataset import media_fingerprint
+from shared.errors import UserError
+from shared.flow import Flow
+from shared.progress import progress_bar
+from shared.reader import open_reader
+from shared.runtime import choose_runtime
+from shared.tables import DETECTION_COLUMNS, detection_table
+from shared.units import KINDS, UNITS_PER_PART, Job, Picture, Unit, UnitEnd, UnitStep, read_units, units_of
+from shared.weights import read_description, refuse_other_architecture
+from shared.work import Step, fingerprint, read_step, table_fingerprint
+
+WINDOW_BYTES = 64 * 2**20  # of crops that are embedded at once
+
+
+def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
+    """Each embedder's folder and its model.json, in the config's order. Raises UserError where config and training differ."""
+    trained = {weights / model.name: read_description(weights / model.name) for model in config.embedders}
+    for (folder, description), model in zip(trained.items(), config.embedders, strict=True):
+        read_embedder(folder)  # refuses what is no embedder
+        architecture = description["architecture"]
+        refuse_other_architecture(
+            folder, architecture["model"], model.model_dump(), set(architecture["model"]) - {"backbone", "input_size", "aspect_groups"}
+        )
+        refuse_other_architecture(folder, architecture["shape"], config.embed.model_dump(), INFERENCE_KEYS)
+    return trained
+
+
+def vector_length(trained: dict[Path, dict]) -> int:
+    """How many values a box's vector has by all the models that `read_trained` gives."""
+    return sum(model["networks"] * model["architecture"]["shape"]["dimension"] for model in trained.values())
+
+
+def boxes_and_vectors(step: Step) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table of a finished step of embeddings/ and its vectors, row by row. Raises UserError where they do not fit."""
+    table, vectors = step.table("table", DETECTION_COLUMNS), step.vectors()
+    if len(table) != len(vectors):
+        raise UserError(f"{step.folder}: {len(table)} boxes and {len(vectors)} vectors. Remove it and run infer again.")
+    return table, vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A picture's crops, and the medium that they come from."""
+
+    media_id: str
+    crops: Crops
+
+    @property
+    def nbytes(self) -> int:
+        return self.crops.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A unit's end with its vectors, (N, D) float32, row by row of its detections."""
+
+    end: UnitEnd
+    vectors: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        return self.vectors.nbytes
+
+
+class Embeddings:
+    """Both steps of one run. `jobs` tells what is to be done, `cut` and `embed` are the stages of a flow, `put` takes a unit,
+    `finish` closes the steps.
+
+    detections: fingerprints of the steps detections/<kind>. No model is loaded before the first box comes. Raises UserError
+    where the config does not fit the trained embedders.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        weights: Path,
+        work: Path,
+        media: pd.DataFrame,
+        detections: dict[str, str],
+        fresh: bool,
+    ):
+        self._config, self._trained = config, read_trained(config, weights)
+        self._runtime = choose_runtime(config.runtime)
+        self._settings = {
+            "weights": [description["sha256"] for description in self._trained.values()],
+            "architectures": [description["architecture"] for description in self._trained.values()],
+            "batch_size": config.embed.batch_size,
+            "flip": config.embed.flip,
+            "runtime": self._runtime.settings,
+        }
+        self.units = units_of(media)
+        self.steps = {}
+        self._no_vectors = np.zeros((0, vector_length(self._trained)), np.float32)
+        empty = {"table": detection_table([]), "vectors": self._no_vectors}
+        for kind in KINDS:
+            depends = {"detections": detections[kind], "parts": "by unit", **self._settings}
+            step = Step(work / "embeddings" / kind, depends, fresh, keep_before=True)
+            n_units = sum(unit.kind == kind for unit in self.units)
+            self.steps[kind] = UnitStep(step, n_units, UNITS_PER_PART[kind], empty)
+
+    def wants(self, unit: Unit, detections: pd.DataFrame) -> bool:
+        """Whether a unit's pictures are needed: it has boxes and neither stands nor is as before."""
+        return (
+            len(detections) > 0
+            and not self.steps[unit.kind].stands(unit.number)
+            and self._kept(unit, detections) is None
+        )
+
+    def cut(self, events: Iterable[Picture | UnitEnd]) -> Iterator[Cut | UnitEnd]:
+        """Cuts the crops of the pictures' boxes."""
+        for event in events:
+            if isinstance(event, Picture):
+                yield Cut(event.medium.media_id, self._embedder.cut(event.image_rgb, event.found))
+            else:
+                yield event
+
+    def embed(self, events: Iterable[Cut | UnitEnd]) -> Iterator[Embedded]:
+        """Embeds the crops, those of several units at once where a vector does not depend on the others of its batch."""
+        alone = self._runtime.engine != "openvino"  # OpenVINO's vectors do not, torch's last bits do
+        waiting, vectors, n_bytes = [], [], 0  # vectors: those there are of a unit that has not come to its end
+        for event in events:
+            if isinstance(event, UnitEnd) and (kept := self._kept(event.unit, event.detections)) is not None:
+                while waiting and isinstance(waiting[-1], Cut):
+                    n_bytes -= waiting.pop().nbytes
+                event = Embedded(event, kept)
+            waiting.append(event)
+            n_bytes += event.nbytes
+            part_ends = not isinstance(event, Cut) and (alone or self._ends_part(event))
+            if part_ends or n_bytes >= WINDOW_BYTES:
+                yield from self._embed(waiting, vectors)
+                waiting, n_bytes = [], 0
+        yield from self._embed(waiting, vectors)
+
+    def _ends_part(self, event: UnitEnd | Embedded) -> bool:
+        unit = (event.end if isinstance(event, Embedded) else event).unit
+        return (unit.number + 1) % UNITS_PER_PART[unit.kind] == 0
+
+    def _embed(self, events: list[Cut | UnitEnd | Embedded], vectors: list[tuple[str, np.ndarray]]) -> Iterator[Embedded]:
+        """The units that end in `events`. vectors: (media_id, (N, D)) of the unit that is open before them, and then after them."""
+        cuts = [event.crops for event in events if isinstance(event, Cut)]
+        embedded = self._embedder.embed(cuts) if cuts else np.zeros((0, 0))
+        parts = iter(np.split(embedded, np.cumsum([len(each) for each in cuts])))
+        for event in events:
+            if isinstance(event, Cut):
+                vectors.append((event.media_id, next(parts)))
+                continue
+            if isinstance(event, UnitEnd):
+                # A video that failed midway has vectors of frames that do not count.
+                media = set(event.detections.media_id)
+                rows = [part for media_id, part in vectors if media_id in media]
+                event = Embedded(event, np.concatenate([self._no_vectors, *rows]))
+            vectors.clear()
+            yield event
+
+    @cached_property
+    def _embedder(self) -> CropEmbedder:
+        flip = self._config.embed.flip
+        models = [load_embedders(folder, runtime=self._runtime, flip=flip) for folder in self._trained]
+        return CropEmbedder(models, self._config.embed.batch_size)
+
+    def put(self, embedded: Embedded) -> None:
+        """Takes a unit, if it does not stand."""
+        unit, table = embedded.end.unit, embedded.end.detections
+        units = self.steps[unit.kind]
+        if not units.stands(unit.number):
+            units.put(unit.number, self._mark(unit, table), {"table": table, "vectors": embedded.vectors}, [])
+
+    def finish(self) -> dict[str, Step]:
+        return {kind: units.finish() for kind, units in self.steps.items()}
+
+    def _kept(self, unit: Unit, detections: pd.DataFrame) -> np.ndarray | None:
+        tables = self.steps[unit.kind].kept(self._mark(unit, detections))
+        return tables and tables["vectors"]
+
+    def _mark(self, unit: Unit, detections: pd.DataFrame) -> str:
+        media = unit.media[unit.media.media_id.isin(detections.media_id)]
+        return fingerprint([self._settings, table_fingerprint(detections), media_fingerprint(media)])
+
+
+def embed_detections(config: Config, options: argparse.Namespace, media: pd.DataFrame) -> dict[str, Step]:
+    """The finished steps embeddings/<kind>, by kind: the detections' keys (`table`) and their unit vectors, row by row.
+
+    Items and videos whose files, detections and embedders are as in the step before keep their vectors: only the others are
+    embedded.
+    """
+    found = {kind: read_step(options.work / "detections" / kind) for kind in KINDS}
+    fingerprints = {kind: step.fingerprint for kind, step in found.items()}
+    embeddings = Embeddings(config, options.weights, options.work, media, fingerprints, options.fresh)
+    n_units = Counter(unit.kind for unit in embeddings.units)
+    detections = {
+        kind: UnitStep(step, n_units[kind], UNITS_PER_PART[kind], {"table": detection_table([])})
+        for kind, step in found.items()
+    }
+    jobs = []
+    for unit in embeddings.units:
+        if not embeddings.steps[unit.kind].stands(unit.number):
+            table = detections[unit.kind].read(unit.number)["table"]
+            if strange := set(table.media_id) - set(unit.media.media_id):
+                raise UserError(
+                    f"{found[unit.kind].folder}: has boxes of {min(strange)}, which {options.work / 'media'} does not have there. "
+                    "Run stage 1 again."
+                )
+            jobs.append(Job(unit, table, embeddings.wants(unit, table)))
+    total = len(embeddings.units)
+    with (
+        progress_bar(total=total, title="embed", unit="unit", done=total - len(jobs)) as bar,
+        open_reader(config.data) as reader,
+        Flow() as flow,
+    ):
+        read = flow.ahead(read_units(jobs, reader, config.frames.indices))
+        for embedded in flow.ahead(embeddings.embed(flow.ahead(embeddings.cut(read)))):
+            embeddings.put(embedded)
+            bar.update()
+    return embeddings.finish()

@@ -1,0 +1,124 @@
+"""What `status` tells of a work folder: before, in the middle of and after a run, and of runs that ended early."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+from shared.errors import UserError
+from shared.status import as_table, main, read_status
+from shared.work import Step, write_json
+from tests.conftest import PROJECT
+
+RUN = """
+import os, sys, time
+import pandas as pd
+from pathlib import Path
+from shared.progress import progress_bar
+from shared.work import Step, locked
+work = Path(sys.argv[1])
+with locked(work):
+    Step(work / "media", {}).write({"table": pd.DataFrame({"a": [1, 2]})}, [{"media_id": "x", "reason": "broken"}])
+    step = Step(work / "detections" / "photos", {})
+    Step(work / "detections" / "videos", {})
+    with progress_bar(total=4, title="infer", unit="unit") as bar:
+        def build(k):
+            if k == 2:
+                bar._next = 0  # the half minute is over
+                bar.skip()
+                bar.update(2)
+                print("there", flush=True)
+                time.sleep(60)
+            return {"table": pd.DataFrame({"a": [k]})}, []
+        step.build_parts(4, build)
+"""
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A run in the middle of its second step: (process, work folder)."""
+    environment = {**os.environ, "VID2SHOP_QUIET": "1"}
+    command = [sys.executable, "-c", RUN, tmp_path / "work"]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"there\n"
+        yield process, tmp_path / "work"
+        process.kill()
+
+
+def states(status) -> dict[str, str]:
+    return {row["name"]: row["state"] for row in (*status["models"], *status["steps"])}
+
+
+def test_a_running_step_tells_how_far_it_is_and_the_others_whether_they_are_done_or_left(running):
+    process, work = running
+    status = read_status(work, work / "weights")
+    assert states(status) == {
+        "media": "done",
+        "detections/photos": "running",
+        "detections/videos": "running",
+        "embeddings/photos": "left",
+        "embeddings/videos": "left",
+        "matches": "left",
+    }
+    run = status["run"]
+    assert run["running"] and run["pid"] == process.pid
+    assert (run["title"], run["done"], run["total"], run["skipped"]) == ("infer", 2, 4, 1)
+    assert run["rate"] > 0 and run["eta_s"] >= 0 and status["result"] is None
+    media, photos = status["steps"][:2]
+    assert media["rows"] == 2 and media["skipped"] == 1 and media["manifest"] == str(work / "media" / "manifest.json")
+    assert photos["parts"] == 2
+    table = as_table(status)
+    assert f"process {process.pid} on" in table and "infer: 2 of 4 unit" in table and "2 parts are there" in table and "1 skipped" in table
+    assert f"2 rows in 0 s, 1 skipped: {work / 'media' / 'manifest.json'}" in table
+
+
+def test_a_killed_run_is_interrupted_and_says_what_is_kept(running):
+    process, work = running
+    process.kill()
+    process.wait()
+    status = read_status(work, work / "weights")
+    assert status["run"] == {**status["run"], "running": False, "ended": "killed"}
+    assert states(status)["detections/photos"] == "interrupted" and "2 parts are kept" in as_table(status)
+    assert "no run now; the last run was killed" in as_table(status)
+
+
+def test_a_run_that_was_asked_to_end_says_so(running):
+    process, work = running
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    assert "no run now; the last run ended early: KeyboardInterrupt" in as_table(read_status(work, work / "weights"))
+
+
+def test_models_are_done_interrupted_or_left(tmp_path):
+    weights = tmp_path / "models"
+    (weights / "detector").mkdir(parents=True)
+    config = {"embedders": [{"name": "a"}, {"name": "b"}]}
+    (weights / "config.yaml").write_text(yaml.safe_dump(config))
+    write_json(weights / "detector" / "model.json", {"fingerprint": "x", "metrics": {"mAP": 0.5}, "epoch": 3})
+    (weights / "a" / "resume").mkdir(parents=True)
+    (weights / "a" / "resume" / "00000200.pt").touch()
+    detector, a, b = read_status(tmp_path, weights)["models"]
+    assert (detector["state"], detector["metrics"]) == ("done", {"mAP": 0.5})
+    assert (a["state"], a["done"]) == ("interrupted", 200) and b == {"name": "b", "state": "left"}
+
+
+def test_every_step_is_found_and_pictures_are_not_looked_into(tmp_path):
+    Step(tmp_path / "evaluation" / "found" / "photos", {}).write({"table": pd.DataFrame({"a": [1]})})
+    Step(tmp_path / "frames", {}).write({"table": pd.DataFrame({"a": [1]})})
+    (tmp_path / "frames" / "pictures" / "x").mkdir(parents=True)
+    write_json(tmp_path / "frames" / "pictures" / "x" / "manifest.json", {"a photo": "of that name"})
+    assert states(read_status(tmp_path, tmp_path / "weights")) == {"frames": "done", "evaluation/found/photos": "done"}
+
+
+def test_the_verb_prints_a_table_or_json_and_refuses_what_is_no_folder(tmp_path, capsys):
+    main(["--work", str(tmp_path)])
+    assert "no run now" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
+    main(["--work", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["run"] == {"running": False}
+    with pytest.raises(UserError, match="no such work folder"):
+        main(["--work", str(tmp_path / "gone")])
