@@ -132,8 +132,9 @@ def test_a_process_that_dies_hangs_or_grows_is_seen_and_replaced(misdeed, kind, 
 
 
 def test_an_input_is_kept_as_it_was(tmp_path):
-    files = {"a.json": b"{}", "deep/b": b"", "gone/c.parquet": None}
-    assert kept(keep(files, Verdict("error", "here"), tmp_path)) == files
+    for number, odd in enumerate(({}, {"image/\udcff\n/ .jpg": b"\xff", "-x": None})):
+        files = {"a.json": b"{}", "deep/b": b"", "gone/c.parquet": None} | odd
+        assert kept(keep(files, Verdict("error", str(number)), tmp_path)) == files
 
 
 def test_unknown_parsers_and_videos_without_a_place_are_refused(tmp_path):
