@@ -7,7 +7,6 @@ import io
 import json
 import pickle
 import struct
-import sys
 import warnings
 import zipfile
 import zlib
@@ -17,8 +16,6 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
-
-sys.set_int_max_str_digits(0)  # of what is written here: the readers, in a process of their own, keep Python's limit
 
 HUGE, DEEP = "@huge@", "@deep@"  # stand for what json.dumps would not write
 NESTED = 20_000
