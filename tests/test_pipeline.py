@@ -44,6 +44,7 @@ VERBS = [
     "demo",
     "test",
     "bench",
+    "fuzz",
 ]
 
 

@@ -48,6 +48,8 @@ from shared.training import Checkpoint, Record
 from shared.weights import read_description, read_state, save_weights
 from shared.work import Step, read_step, write_json
 from tests.fuzz.parsers import files_of, run_files
+from tests.metric_sub.test_report import report as write_report
+from tests.metric_sub.test_report import write_photo, write_run, write_video
 
 PROJECT = Path(__file__).resolve().parents[1]
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -681,6 +683,40 @@ def test_an_index_of_other_vectors_is_told(tmp_path, tiny_config):
     faiss.write_index(other, str(tmp_path / "index" / "vectors.faiss"))
     with pytest.raises(UserError, match="expected an index of 64 vectors"):
         search_by(settings, gallery, "x", tmp_path / "index", seed=0, fresh=False)
+
+
+# ---------------------------------------------------------------- the report's page
+
+
+SCRIPTS = [
+    "</script><script>alert(1)</script>",
+    "</bdi></article><img src=x onerror=alert(1)>",
+    '" onclick="x',
+    "{{ 7 * 7 }}{% x %}",
+    "\n&#60;b",
+]
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_kinds_reasons_and_titles_are_escaped(tmp_path, text):
+    name = text.replace("/", "\N{FRACTION SLASH}").replace("\n", " ")
+    root, work = tmp_path / f"data {name}", tmp_path / "work"
+    write_photo(root, "000001")
+    write_photo(root, "000002", name=name)
+    (root / "image" / "000003").mkdir()
+    (root / "image" / "000003" / f"broken {name}.png").write_bytes(b"x")
+    write_video(root, "000001")
+    write_video(root, name)
+    (root / "video" / f"broken {name}.mp4").write_bytes(b"x")
+    (root / "items.json").write_text(json.dumps([{"item_id": "000001", "kind": text}, {"item_id": name, "kind": text}]))
+    write_run(root, work, [("000001", "000001", 0.5)])
+    page = write_report(root, work)
+    tags = {tag for tag, _ in page.elements}
+    assert page.text.count("<script") == 1 and page.text.count("</script") == 1 and "x" not in tags
+    assert all(not key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert all(attributes.get("src", "data:image/").startswith("data:image/") for _, attributes in page.elements)
+    assert page.cards["000001"]["words"].startswith(f"000001 {text.split()[0]}"[:12])
+    assert len(page.cards) == 3
 
 
 # ---------------------------------------------------------------- the shell
