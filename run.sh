@@ -34,6 +34,7 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   test            run the tests:                   test [pytest options]
   bench           run a benchmark:                 bench [NAME]
   kills           kill train and infer at random:  kills [--rounds 200]
+  fuzz            try mutated files on all readers: fuzz [--minutes 1] [PARSER ...]
 
 `bash run.sh VERB -h` tells a verb's options.
 END
@@ -73,6 +74,8 @@ help_of() {
         demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
         test) echo "usage: bash run.sh test [pytest options]"; echo "Runs the tests." ;;
         bench) echo "usage: bash run.sh bench [NAME] [options]"; echo "Runs benchmarks/NAME.py; without a name lists them." ;;
+        fuzz) echo "usage: bash run.sh fuzz [--minutes 1] [--seed N] [--seconds 20] [--videos DIR] [--out DIR] [PARSER ...]"; echo "Tries mutated files on every reader of what comes from outside, or on those named, for so many minutes each. Prints how many inputs each was given and what failed, and exits 1 where something did."
+            echo "  --minutes N          for each parser (default: 1)"; echo "  --seed N             of the inputs; the same seed draws the same (default: drawn, and printed)"; echo "  --seconds N          that one input may take (default: 20)"; echo "  --videos DIR         mutate the videos of a folder in the place of drawn ones; wants --out"; echo "  --out DIR            where inputs that fail go (default: tests/fuzz/corpus, which the tests try again)" ;;
     esac
 }
 
@@ -126,13 +129,13 @@ in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
     shift 2
     data="$(option data data "$@")"
     [ -e "$data" ] || { echo "error: $data: no such folder; --data wants one that holds image/<item>/ and video/, or a COCO .json file" >&2; exit 1; }
-    data="$(realpath "$data")"
-    if [ -f "$data" ]; then inside="/data/$(basename "$data")"; data="$(dirname "$data")"; fi  # a COCO file: its pictures are beside it
-    work="$(option work work "$@")"; mkdir -p "$work"; work="$(realpath "$work")"
-    weights="$(option weights "$work/weights" "$@")"; mkdir -p "$weights"; weights="$(realpath "$weights")"
+    data="$(realpath -- "$data")"
+    if [ -f "$data" ]; then inside="/data/$(basename -- "$data")"; data="$(dirname -- "$data")"; fi  # a COCO file: its pictures are beside it
+    work="$(option work work "$@")"; mkdir -p -- "$work"; work="$(realpath -- "$work")"
+    weights="$(option weights "$work/weights" "$@")"; mkdir -p -- "$weights"; weights="$(realpath -- "$weights")"
     config="$(option config "" "$@")"
     if [ -z "$config" ]; then config="$weights/config.yaml"; [ -f "$config" ] || config="$root/configs/cpu.yaml"; fi
-    config="$(realpath "$config")"
+    config="$(realpath -- "$config")"
     while [ $# -gt 0 ]; do  # paths are mounted, everything else is passed on
         case "$1" in
             --data|--work|--weights|--config) shift ;;
@@ -186,7 +189,7 @@ infer() {
     else
         stages infer "$@"
     fi
-    [ "$(option stage both "$@")" = detect ] || cat "$(option work work "$@")/result.json"
+    [ "$(option stage both "$@")" = detect ] || cat -- "$(option work work "$@")/result.json"
 }
 
 find_in_run() {  # find_in_run ARGS...: both stages on a folder of one video or item, the second against a finished run
@@ -207,10 +210,10 @@ find_in_run() {  # find_in_run ARGS...: both stages on a folder of one video or 
     trap 'rm -rf "$scratch"' EXIT
     if [ -n "$video" ]; then
         mkdir -p "$scratch/data/video"
-        ln -s "$(realpath "$video")" "$scratch/data/video/$(basename "$video")"
+        ln -s "$(realpath -- "$video")" "$scratch/data/video/$(basename -- "$video")"
     else
         mkdir -p "$scratch/data/image"
-        ln -s "$(realpath "$photos")" "$scratch/data/image/$(basename "$(realpath "$photos")")"
+        ln -s "$(realpath -- "$photos")" "$scratch/data/image/$(basename -- "$(realpath -- "$photos")")"
     fi
     kept=("$@")
     for name in video photos data work weights config; do without "$name" ${kept[@]+"${kept[@]}"}; done
@@ -227,9 +230,9 @@ evaluate() {
     RUNNER=local stages judge "$@"
     folder="$(option work work "$@")/evaluation"
     case "$(option stage both "$@")" in
-        detect) cat "$folder/detector.json" ;;
-        match) cat "$folder/embedders.json" ;;
-        both) printf '{"detector": %s,\n"embedders": %s}\n' "$(cat "$folder/detector.json")" "$(cat "$folder/embedders.json")" ;;
+        detect) cat -- "$folder/detector.json" ;;
+        match) cat -- "$folder/embedders.json" ;;
+        both) printf '{"detector": %s,\n"embedders": %s}\n' "$(cat -- "$folder/detector.json")" "$(cat -- "$folder/embedders.json")" ;;
     esac
 }
 
@@ -246,7 +249,7 @@ calibrate() {
     work="$(option work work "$@")"
     [ ! -f "$work/config.yaml" ] || used=(--config "$work/config.yaml")  # the run's own; a --config behind it counts
     "$python" -m metric_sub.calibrate ${used[@]+"${used[@]}"} "$@" >&2
-    cat "$(option out "$(option work work "$@")/calibration/calibration.yaml" "$@")"
+    cat -- "$(option out "$(option work work "$@")/calibration/calibration.yaml" "$@")"
 }
 
 demo() {
@@ -263,14 +266,14 @@ demo() {
     score --data "$work/data/test" --result "$work/result.json" > "$work/score.json"
     echo "5/5 reporting" >&2
     "$python" -m metric_sub.report --data "$work/data/test" --work "$work/run" >&2
-    cat "$work/score.json"
+    cat -- "$work/score.json"
     echo "look at $work/run/report.html" >&2
 }
 
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|preview|train|infer|find|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|status|demo|test|bench|kills) ;;
+    setup|sample|check|preview|train|infer|find|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|status|demo|test|bench|kills|fuzz) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac
@@ -296,5 +299,6 @@ case "$verb" in
     test) cd "$root" && "$python" -m pytest "$@" ;;
     bench) "$python" -m benchmarks "$@" ;;
     kills) "$python" -m tests.kill_loop "$@" ;;
+    fuzz) "$python" -m tests.fuzz "$@" ;;
     *) "$verb" "$@" ;;
 esac

@@ -30,7 +30,7 @@ def build_body(config: Detector, load_pretrained: bool) -> nn.Module:
     try:
         # timm describes ese_vovnet19b and has no function that makes it
         body = timm.create_model(name, **options) if timm.is_model(name) else VovNet(model_cfgs[name], **options)
-    except RuntimeError as error:  # the name is known, the tag after its dot is not
+    except (RuntimeError, ValueError) as error:  # the name is known, the tag after its dot is not
         raise UserError(f"detector.backbone: {config.backbone!r}: {error}") from None
     body.head = nn.Identity()
     if config.ese_in_every_block:

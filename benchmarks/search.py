@@ -117,7 +117,7 @@ def drawn_vectors(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
                 own = unit(rng.normal(size=rows.shape))
                 rows[:] = unit(centres[rng.integers(0, CENTRES, len(rows))] + SPREAD * own)
             vectors.flush()
-        drawn.append(np.load(path, mmap_mode="r"))
+        drawn.append(np.load(path, mmap_mode="r", allow_pickle=False))
     return drawn[0], drawn[1]
 
 

@@ -163,7 +163,7 @@ def _timm_says(model: Embedder) -> timm.models.PretrainedCfg:
         )
     try:
         return timm.get_pretrained_cfg(model.backbone)
-    except RuntimeError as error:  # the name is known, the tag after its dot is not
+    except (RuntimeError, ValueError) as error:  # the name is known, the tag after its dot is not
         known = ", ".join(timm.list_pretrained(f"{model.backbone.split('.')[0]}.*")) or "none"
         raise UserError(f"embedders: {model.name}: backbone {model.backbone!r}: {error} Known: {known}.") from None
 

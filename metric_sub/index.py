@@ -96,9 +96,10 @@ def search_by(
         index = _fill(empty_index(settings, gallery.shape[1]), settings, gallery, seed)
         step.write_file(FILE, lambda beside: faiss.write_index(index, str(beside)), rows=index.ntotal)
         log.info("%s: %s over %d vectors, %.1f MB", folder, settings.index, index.ntotal, path.stat().st_size / 1e6)
+    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)  # a damaged file may claim to hold any number
     try:
         index = faiss.read_index(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise UserError(f"{path}: FAISS cannot read it ({_said(error):.200}). Remove {folder} and run again.") from None
     if (index.ntotal, index.d, index.is_trained) != (*gallery.shape, True):
         raise UserError(

@@ -11,6 +11,7 @@ from metric_sub.embeddings import read_trained
 from metric_sub.histogram import DIMENSION, histograms
 from metric_sub.labelled import boxed_pictures
 from shared.config import Config
+from shared.errors import UserError
 from shared.progress import progress_bar
 from shared.runtime import Runtime
 from shared.tables import BOX
@@ -55,9 +56,12 @@ def describe_boxes(
     )
     if not step.done:
         _build(step, load_models(config, weights, runtime), boxes, config.data.max_pixels)
-    vectors = {name: np.load(step.folder / f"vectors.{name}.npy", mmap_mode="r") for name in names}
-    read = boxes.iloc[step.table("read").place.to_numpy()].reset_index(drop=True)
-    return read, vectors, np.load(step.folder / "histograms.npy", mmap_mode="r")
+    vectors = {name: step.vectors(f"vectors.{name}") for name in names}
+    places = step.table("read", {"place": "int64"}).place.to_numpy()
+    if len(places) != step.manifest["rows"] or places.max(initial=0) >= max(len(boxes), 1):
+        raise UserError(f"{step.folder}: its vectors are of other boxes. Remove it and run again.")
+    read = boxes.iloc[places].reset_index(drop=True)
+    return read, vectors, step.vectors("histograms")
 
 
 def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, max_pixels: int) -> None:

@@ -21,10 +21,14 @@ def check_columns(table: pd.DataFrame, columns: Mapping[str, str], path: Path) -
     table = table.reset_index(drop=True)
     for name, kind in columns.items():
         if list(table.columns).count(name) != 1:
-            raise UserError(f"{path}: expected a column {name!r}, found {', '.join(map(repr, table.columns))[:200]}. {_mend(path)}")
+            raise UserError(
+                f"{path}: expected a column {name!r}, found {', '.join(map(repr, table.columns))[:200]}. {_mend(path)}"
+            )
         values = table[name]
         if len(values) and not _is_of(values, kind):
-            raise UserError(f"{path}: column {name!r}: expected {_in_words(kind)}, found {values.dtype} with {values.tolist()[:3]!r:.80}. {_mend(path)}")
+            raise UserError(
+                f"{path}: column {name!r}: expected {_in_words(kind)}, found {values.dtype} with {values.tolist()[:3]!r:.80}. {_mend(path)}"
+            )
         table[name] = values.astype("float64" if kind == NUMBER_OR_NONE else kind)
     return table
 
@@ -33,7 +37,9 @@ def check_places(names: pd.Series, folder: Path) -> pd.Series:
     """Paths within `folder`, as a table of it tells them. Raises UserError for one that leaves it."""
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{folder}: its table tells of {name!r:.200}, which is not in it. Remove {folder} and run again.")
+            raise UserError(
+                f"{folder}: its table tells of {name!r:.200}, which is not in it. Remove {folder} and run again."
+            )
     return names
 
 

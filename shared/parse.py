@@ -7,7 +7,9 @@ from typing import Any
 import yaml
 
 MOST_CHARACTERS = 1_000_000  # of a YAML text
-MOST_NODES = 100_000  # of a YAML document, aliases counted as what they stand for: few lines of them can stand for billions
+MOST_NODES = (
+    100_000  # of a YAML document, aliases counted as what they stand for: few lines of them can stand for billions
+)
 LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 

@@ -304,9 +304,9 @@ class Step:
         path = self.folder / f"{name}.parquet"
         return check_columns(read_table(path), columns, path)
 
-    def vectors(self) -> np.ndarray:
+    def vectors(self, name: str = "vectors") -> np.ndarray:
         """(N, D) float32, memory-mapped, where it has rows. Raises UserError where it is damaged, or N is not the step's rows."""
-        path, n_rows = self.folder / "vectors.npy", self.manifest["rows"]
+        path, n_rows = self.folder / f"{name}.npy", self.manifest["rows"]
         vectors = read_table(path)
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != n_rows:
             raise UserError(

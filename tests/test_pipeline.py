@@ -46,6 +46,7 @@ VERBS = [
     "test",
     "bench",
     "kills",
+    "fuzz",
 ]
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import pickle
 import struct
-import sys
 import warnings
 import zipfile
 import zlib
@@ -18,23 +17,112 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
-sys.set_int_max_str_digits(0)  # of what is written here: the readers, in a process of their own, keep Python's limit
-
 HUGE, DEEP = "@huge@", "@deep@"  # stand for what json.dumps would not write
 NESTED = 20_000
 RAW = {f'"{HUGE}"': "9" * 5000, f'"{DEEP}"': "[" * NESTED + "]" * NESTED}
 ODD_VALUES = [
-    *(None, True, False, 0, -1, 1, 3, 2**31, -(2**31), 2**63, -(2**63) - 1, 2**64, 10**400, 1e308, -1e308, 1e-320, -0.0, 1.5),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        3,
+        2**31,
+        -(2**31),
+        2**63,
+        -(2**63) - 1,
+        2**64,
+        10**400,
+        1e308,
+        -1e308,
+        1e-320,
+        -0.0,
+        1.5,
+    ),
     *(float("nan"), float("inf"), float("-inf"), HUGE, DEEP),
-    *("", "0", "1", "-1", "nan", "true", "None", " ", "\n", "\0", "a\nb", "\ud800", "é", "\u202e", "😀", "a" * 5000, "=1+1"),
-    *("../../etc/passwd", "/etc/passwd", "..", ".", "a/b", "C:\\a", "~", "</script>", "<img src=x onerror=alert(1)>", "{{ 7 * 7 }}"),
+    *(
+        "",
+        "0",
+        "1",
+        "-1",
+        "nan",
+        "true",
+        "None",
+        " ",
+        "\n",
+        "\0",
+        "a\nb",
+        "\ud800",
+        "é",
+        "\u202e",
+        "😀",
+        "a" * 5000,
+        "=1+1",
+    ),
+    *(
+        "../../etc/passwd",
+        "/etc/passwd",
+        "..",
+        ".",
+        "a/b",
+        "C:\\a",
+        "~",
+        "</script>",
+        "<img src=x onerror=alert(1)>",
+        "{{ 7 * 7 }}",
+    ),
     *("$(touch ../ran)", "'; --", "%s%n", "$\\frac{"),
     *([], {}, [[]], [None], {"": None}, [[[[[]]]]], [0] * 1000, {"a": {"a": {"a": {}}}}),
 ]
-ODD_NUMBERS = [0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
+ODD_NUMBERS = [
+    0,
+    1,
+    2,
+    7,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x10000,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**63 - 1,
+    2**64 - 1,
+]
 TOKENS = [
-    *(b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\x80", b"\n", b"{", b"}", b"[", b"]", b'"', b",", b":", b"NaN", b"1e999", b"-"),
-    *(b"null", b"\\ud800", b"[" * 500, b"<!--", b"&a ", b"*a", b"<<: *a", b"!!python/object/apply:os.system ['true']", b"%YAML 9.9"),
+    *(
+        b"",
+        b"\0",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\x80",
+        b"\n",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b",",
+        b":",
+        b"NaN",
+        b"1e999",
+        b"-",
+    ),
+    *(
+        b"null",
+        b"\\ud800",
+        b"[" * 500,
+        b"<!--",
+        b"&a ",
+        b"*a",
+        b"<<: *a",
+        b"!!python/object/apply:os.system ['true']",
+        b"%YAML 9.9",
+    ),
 ]
 PLACE = st.integers(0, 2**24 - 1)  # of a change, as a share of the whole
 BYTE_CHANGES = ["flip", "number", "cut", "repeat", "insert", "truncate", "zero", "move", "many"]
@@ -127,16 +215,72 @@ def json_files(trees: list[object]) -> st.SearchStrategy[bytes]:
 
 
 YAML_WORDS = [
-    *("", "~", "yes", "[", "{a: b}", "- x", "&a [*a]", "*a", "!!python/object/apply:os.system ['touch ../ran']", "!!python/name:os.system"),
-    *("!!binary x", "!!timestamp x", "!!int ''", "!!bool x", "!!float .", "!!set {a}", "!!omap [a: 1]", "!!pairs [a]", "!x y", "2001-99-99"),
-    *("9" * 5000, "1:" * 3000 + "1", "0x" + "f" * 300, ".nan", ".inf", "-1", "1e400", "0", "'", '"\\x', "|", "? a", "[" * 3000, "{[1]: 2}"),
-    *("<<: *a", "a: &a {b: 1}", "%TAG ! tag:x", "---", "...", "\t", "a: b: c", "\u0085", "\0", "{? {a: b} : c}", "10000000000", "2", "1.5"),
+    *(
+        "",
+        "~",
+        "yes",
+        "[",
+        "{a: b}",
+        "- x",
+        "&a [*a]",
+        "*a",
+        "!!python/object/apply:os.system ['touch ../ran']",
+        "!!python/name:os.system",
+    ),
+    *(
+        "!!binary x",
+        "!!timestamp x",
+        "!!int ''",
+        "!!bool x",
+        "!!float .",
+        "!!set {a}",
+        "!!omap [a: 1]",
+        "!!pairs [a]",
+        "!x y",
+        "2001-99-99",
+    ),
+    *(
+        "9" * 5000,
+        "1:" * 3000 + "1",
+        "0x" + "f" * 300,
+        ".nan",
+        ".inf",
+        "-1",
+        "1e400",
+        "0",
+        "'",
+        '"\\x',
+        "|",
+        "? a",
+        "[" * 3000,
+        "{[1]: 2}",
+    ),
+    *(
+        "<<: *a",
+        "a: &a {b: 1}",
+        "%TAG ! tag:x",
+        "---",
+        "...",
+        "\t",
+        "a: b: c",
+        "\u0085",
+        "\0",
+        "{? {a: b} : c}",
+        "10000000000",
+        "2",
+        "1.5",
+    ),
 ]
 
 
 def text_lines(texts: list[str], words: list[str]) -> st.SearchStrategy[bytes]:
     """Mutations of a text's lines: a value replaced by a word, lines dropped, repeated, moved, shifted; and of its bytes."""
-    change = st.tuples(st.sampled_from(["value", "value", "drop", "repeat", "move", "shift", "line"]), PLACE, PLACE, st.sampled_from(words))
+    change = st.tuples(
+        st.sampled_from(["value", "value", "drop", "repeat", "move", "shift", "line"]),
+        PLACE,
+        PLACE,
+        st.sampled_from(words),
+    )
 
     def build(text: str, changes: list[tuple], raw: list[tuple]) -> bytes:
         lines = text.split("\n")
@@ -158,7 +302,9 @@ def text_lines(texts: list[str], words: list[str]) -> st.SearchStrategy[bytes]:
             lines = lines or [""]
         return change_bytes("\n".join(lines).encode("utf-8", "surrogatepass"), raw)
 
-    return st.builds(build, st.sampled_from(texts), st.lists(change, max_size=4), st.one_of(st.just([]), st.just([]), BYTES))
+    return st.builds(
+        build, st.sampled_from(texts), st.lists(change, max_size=4), st.one_of(st.just([]), st.just([]), BYTES)
+    )
 
 
 def raw_files(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
@@ -172,7 +318,9 @@ def raw_files(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
         return change_bytes(data, changes)
 
     splice = st.one_of(st.none(), st.none(), st.tuples(PLACE, PLACE, st.integers(1, 4096)))
-    return st.builds(build, st.sampled_from(seeds), st.lists(BYTE_CHANGE, min_size=1, max_size=6), st.sampled_from(seeds), splice)
+    return st.builds(
+        build, st.sampled_from(seeds), st.lists(BYTE_CHANGE, min_size=1, max_size=6), st.sampled_from(seeds), splice
+    )
 
 
 def chunked_files(
@@ -212,7 +360,9 @@ def split_png(data: bytes) -> list[bytes]:
 
 
 def join_png(chunks: list[bytes]) -> bytes:
-    packed = (struct.pack(">I", max(0, len(chunk) - 4)) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    packed = (
+        struct.pack(">I", max(0, len(chunk) - 4)) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
@@ -277,7 +427,14 @@ def safetensors_files(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
         return struct.pack("<Q", len(header)) + header + change_bytes(numbers, inside)
 
     nothing = st.just([])
-    return st.builds(build, st.sampled_from(seeds), TREE, st.booleans(), st.one_of(nothing, nothing, BYTES), st.one_of(nothing, nothing, BYTES))
+    return st.builds(
+        build,
+        st.sampled_from(seeds),
+        TREE,
+        st.booleans(),
+        st.one_of(nothing, nothing, BYTES),
+        st.one_of(nothing, nothing, BYTES),
+    )
 
 
 class Hostile:
@@ -292,7 +449,9 @@ class Hostile:
 
 def pickle_files(trees: list[object]) -> st.SearchStrategy[bytes]:
     """Mutations of pickled trees: of their values, some of them hostile, and of the pickle's bytes."""
-    values = st.sampled_from([*ODD_VALUES, Hostile(), Hostile, np.array([Hostile()], dtype=object), np.float32(1), print, 1j, b"", set()])
+    values = st.sampled_from(
+        [*ODD_VALUES, Hostile(), Hostile, np.array([Hostile()], dtype=object), np.float32(1), print, 1j, b"", set()]
+    )
     tree = st.lists(st.tuples(st.sampled_from(TREE_CHANGES), PLACE, PLACE, values), max_size=3)
 
     def build(seed: object, changes: list[tuple], protocol: int, raw: list[tuple]) -> bytes:
@@ -304,7 +463,9 @@ def pickle_files(trees: list[object]) -> st.SearchStrategy[bytes]:
 COLUMN_CHANGES = ["drop", "rename", "text", "null", "value", "value", "value", "list", "float", "copy", "index"]
 ROW_CHANGES = ["rows", "empty", "double"]
 TABLE = st.lists(
-    st.tuples(st.sampled_from([*COLUMN_CHANGES, *ROW_CHANGES]), PLACE, PLACE, st.sampled_from(ODD_VALUES)), min_size=1, max_size=4
+    st.tuples(st.sampled_from([*COLUMN_CHANGES, *ROW_CHANGES]), PLACE, PLACE, st.sampled_from(ODD_VALUES)),
+    min_size=1,
+    max_size=4,
 )
 
 

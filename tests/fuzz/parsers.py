@@ -29,11 +29,13 @@ ITEM, OTHER = "000001", "000002"
 @dataclass(frozen=True)
 class Parser:
     """inputs: draws files, by path in the input's folder. own_files: those that stand there besides. read: reads the folder, in
-    the worker. prepare: imports what it needs. names: what a clean error's message must have one of."""
+    the worker. whole: files as they are before they are changed. prepare: imports what it needs. names: what a clean error's
+    message must have one of."""
 
     name: str
     inputs: Callable[[], st.SearchStrategy]
     read: Callable[[Path], object]
+    whole: Callable[[], dict[str, bytes]] = dict
     own_files: Callable[[], dict[str, bytes]] = dict
     prepare: Callable[[], object] = lambda: None
     names: Callable[[Path], list[str]] = lambda folder: [str(folder), *(path.name for path in folder.iterdir())]
@@ -87,7 +89,9 @@ def use_data(folder: Path) -> None:
     content_fingerprint(dataset)
     sizes = dataset.labelled.assign(width=640, height=480)
     misplaced = misplaced_labels(dataset, sizes)
-    problems = dataset.problems + problems_of_media(dataset, list(zip(misplaced.media_id, misplaced.fault, strict=True)))
+    problems = dataset.problems + problems_of_media(
+        dataset, list(zip(misplaced.media_id, misplaced.fault, strict=True))
+    )
     said = [table_of(dataset, problems), *(f"{problem.path}: {problem.fault}" for problem in problems)]
     io.TextIOWrapper(io.BytesIO(), "utf-8").write("\n".join(said))
     settings = {"weights": (0.2, 0.6, 0.2), "rules": "every-instance", "frame_policy": "nearest", "min_iou": 0.5}
@@ -106,7 +110,12 @@ def labels_parser(name: str, place: str, tree: dict) -> Parser:
     others = {f"image_annotation/{ITEM}/0.json": photo_labels(), f"video_annotation/{ITEM}.json": video_labels()}
     own = {path: json.dumps(other).encode() for path, other in others.items() if path != place}
     return Parser(
-        name, lambda: one_file(place, mutate.json_files([tree])), use_data, lambda: media_files() | own, prepare_data
+        name,
+        lambda: one_file(place, mutate.json_files([tree])),
+        use_data,
+        whole=lambda: {place: json.dumps(tree).encode()},
+        own_files=lambda: media_files() | own,
+        prepare=prepare_data,
     )
 
 
@@ -132,7 +141,28 @@ def coco_tree() -> dict:
 def name_inputs() -> st.SearchStrategy[dict[str, bytes]]:
     """Data sets whose folders and files have any names that a file system takes."""
     odd = st.sampled_from(
-        [*("a b", "-x", "'", '"', "$(touch ran)", "\n", "\r\t", "é", "\u202e", "...", "~", "a\\b", "*", "%s", "CON", "#", "a;b", "\udcff")]
+        [
+            *(
+                "a b",
+                "-x",
+                "'",
+                '"',
+                "$(touch ran)",
+                "\n",
+                "\r\t",
+                "é",
+                "\u202e",
+                "...",
+                "~",
+                "a\\b",
+                "*",
+                "%s",
+                "CON",
+                "#",
+                "a;b",
+                "\udcff",
+            )
+        ]
     )
     letters = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=20)
     part = st.one_of(odd, letters, st.sampled_from(string.digits), st.just("a" * 200)).filter(
@@ -141,15 +171,22 @@ def name_inputs() -> st.SearchStrategy[dict[str, bytes]]:
     name = st.tuples(part, st.sampled_from([".jpg", ".mp4", ".json", "", ".", ".JPG ", ".png.jpg"])).map("".join)
     photo = st.builds("image/{}/{}".format, part, name)
     video = st.one_of(st.builds("video/{}".format, name), st.builds("video/{}/{}".format, part, name))
-    labels = st.one_of(st.builds("image_annotation/{}/{}".format, part, name), st.builds("video_annotation/{}".format, name))
+    labels = st.one_of(
+        st.builds("image_annotation/{}/{}".format, part, name), st.builds("video_annotation/{}".format, name)
+    )
     prefix = st.one_of(st.just(""), st.just(""), part.map("{}/".format))
 
     def build(prefix: str, names: list[str], kind: object) -> dict[str, bytes]:
         files = {f"{prefix}{path}".strip("/"): b"{}" for path in names}
-        files = {path: content for path, content in files.items() if not any(other.startswith(f"{path}/") for other in files)}
+        files = {
+            path: content for path, content in files.items() if not any(other.startswith(f"{path}/") for other in files)
+        }
         return files | ({"items.json": mutate.json_bytes(kind)} if kind else {})
 
-    kind = st.one_of(st.none(), st.builds(lambda item: [{"item_id": item, "kind": item}], part.filter(lambda text: text.isprintable())))
+    kind = st.one_of(
+        st.none(),
+        st.builds(lambda item: [{"item_id": item, "kind": item}], part.filter(lambda text: text.isprintable())),
+    )
     return st.builds(build, prefix, st.lists(st.one_of(photo, video, labels), min_size=1, max_size=8), kind)
 
 
@@ -196,11 +233,43 @@ detector.categories=[bag, hat]
 embedders.0.train={loss: {margin: 0.2}}
 match.calibration={intercept: 8.0, slope: -11.0}"""
 OVERRIDE_WORDS = [
-    *(f"{key}={value}" for key in ("seed", "embedders", "match", "detector.anchor_sizes.0") for value in ("[]", "{}", "~", "-1", "1e999", "a")),
-    *("a", "=", ".=1", "match.=1", "match.max_distance", "embedders.-1.epochs=1", "embedders.9.epochs=1", "embedders.x=1", "seed.a=1"),
-    *("match.max_distance=!!python/name:os.system", "match.max_distance=&a [*a]", f"seed={'9' * 5000}", "seed=1:" + "59:" * 3000 + "1"),
-    *("embedders.0.name=../../x", "embedders.0.name=a/b", 'embedders.0.name="a\\n"', "seed=!!timestamp x", "seed=2001-99-99", f"seed={'[' * 3000}"),
-    *("frames.stop=9999999999999", "seed=\ud800", "embedders.0.train={a: {b: {}}}", "embedders.0.train=[1]", "frames.step=0"),
+    *(
+        f"{key}={value}"
+        for key in ("seed", "embedders", "match", "detector.anchor_sizes.0")
+        for value in ("[]", "{}", "~", "-1", "1e999", "a")
+    ),
+    *(
+        "a",
+        "=",
+        ".=1",
+        "match.=1",
+        "match.max_distance",
+        "embedders.-1.epochs=1",
+        "embedders.9.epochs=1",
+        "embedders.x=1",
+        "seed.a=1",
+    ),
+    *(
+        "match.max_distance=!!python/name:os.system",
+        "match.max_distance=&a [*a]",
+        f"seed={'9' * 5000}",
+        "seed=1:" + "59:" * 3000 + "1",
+    ),
+    *(
+        "embedders.0.name=../../x",
+        "embedders.0.name=a/b",
+        'embedders.0.name="a\\n"',
+        "seed=!!timestamp x",
+        "seed=2001-99-99",
+        f"seed={'[' * 3000}",
+    ),
+    *(
+        "frames.stop=9999999999999",
+        "seed=\ud800",
+        "embedders.0.train={a: {b: {}}}",
+        "embedders.0.train=[1]",
+        "frames.step=0",
+    ),
 ]
 
 
@@ -233,10 +302,19 @@ def checkpoint_inputs() -> st.SearchStrategy[dict[str, bytes]]:
     import torch
 
     state = small_state()
-    expanded = {"a": torch.ones(1).expand(1 << 16, 1 << 16), "b": torch.sparse_coo_tensor([[0], [1]], [1.0], (2, 3))}
-    pth = [saved(state), saved({"model": state, "epoch": 3}), saved({"state_dict": expanded}), saved(state, _use_new_zipfile_serialization=False)]
+    expanded = {"a": torch.ones(1).expand(1 << 16, 1 << 16), "b": torch.sparse_coo_tensor([[0], [1]], [1.0], (2, 3), check_invariants=True)}
+    pth = [
+        saved(state),
+        saved({"model": state, "epoch": 3}),
+        saved({"state_dict": expanded}),
+        saved(state, _use_new_zipfile_serialization=False),
+    ]
     arrays = {name: value.numpy() for name, value in state.items()}
-    pkl = [{"model": arrays, "__author__": "x", "matching_heuristics": True}, arrays, {"model": {"a": np.float32(3), "b": np.arange(4)[::2]}}]
+    pkl = [
+        {"model": arrays, "__author__": "x", "matching_heuristics": True},
+        arrays,
+        {"model": {"a": np.float32(3), "b": np.arange(4)[::2]}},
+    ]
     return st.one_of(
         one_file("a.pth", mutate.raw_files(pth)),
         one_file("a.pth", mutate.chunked_files(pth[:3], mutate.split_zip, mutate.join_zip)),
@@ -316,9 +394,29 @@ def import_inputs() -> st.SearchStrategy[dict[str, bytes]]:
     state = their_state()
     names = sorted(state)
     words = [
-        *("", "x", "pixel_mean", "pixel_std", "stem.stem_1/conv.weight", "stage9.OSA9_0.layers.0.x/conv.weight", "stem.stem_0/norm.bias", "a/conv."),
-        *("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.bias", "backbone.fpn_lateral2.weight", "../../x"),
-        *("stage2.OSA2_99999999999.concat.a/conv.weight", "backbone.bottom_up." * 3, "num_batches_tracked", "proposal_generator.", "é\n"),
+        *(
+            "",
+            "x",
+            "pixel_mean",
+            "pixel_std",
+            "stem.stem_1/conv.weight",
+            "stage9.OSA9_0.layers.0.x/conv.weight",
+            "stem.stem_0/norm.bias",
+            "a/conv.",
+        ),
+        *(
+            "roi_heads.box_predictor.cls_score.weight",
+            "roi_heads.box_predictor.bbox_pred.bias",
+            "backbone.fpn_lateral2.weight",
+            "../../x",
+        ),
+        *(
+            "stage2.OSA2_99999999999.concat.a/conv.weight",
+            "backbone.bottom_up." * 3,
+            "num_batches_tracked",
+            "proposal_generator.",
+            "é\n",
+        ),
     ]
     shapes = [(), (0,), (1,), (2, 3), (3,), (4, 0), (64, 3, 3, 3), (1, 1, 1, 1), (8, 3, 3, 3), (1, 3)]
     kinds = [torch.float32, torch.int64, torch.float16, torch.bool, torch.bfloat16, torch.float64]
@@ -393,7 +491,9 @@ def resume_inputs() -> st.SearchStrategy[dict[str, bytes]]:
 
     name, seeds = "resume/00000020.pt", [resume_files()["resume/00000020.pt"]]
     tree = torch.load(io.BytesIO(seeds[0]), weights_only=True)
-    trees = st.builds(lambda changes: mutate.change_tree(tree, changes), st.lists(mutate.TREE_CHANGE, min_size=1, max_size=3))
+    trees = st.builds(
+        lambda changes: mutate.change_tree(tree, changes), st.lists(mutate.TREE_CHANGE, min_size=1, max_size=3)
+    )
     words = ["", "1", "-1", "nan", "a", "1,2,3,4", '"', "1e999", "\0", "9" * 5000, "10,0.5", "step"]
     return st.one_of(
         one_file(name, trees.map(saved)),
@@ -411,7 +511,6 @@ def read_resume(folder: Path) -> None:
     record = Record(folder, from_step=step)
     record.note(step, loss=0.5)
     record.flush()
-
 
 
 def prepare_training() -> None:
@@ -433,7 +532,11 @@ def detector_files() -> dict[str, bytes]:
     config = detector_config().detector
     torch.manual_seed(0)
     about = {"kind": "detector", "architecture": config.model_dump(), **preprocessing(config), "fingerprint": "x"}
-    return files_of(lambda folder: save_weights(folder / "weights" / "detector", build_detector(config, load_pretrained=False), about))
+    return files_of(
+        lambda folder: save_weights(
+            folder / "weights" / "detector", build_detector(config, load_pretrained=False), about
+        )
+    )
 
 
 @functools.cache
@@ -442,7 +545,8 @@ def embedder_config():
 
     own = "backbone: resnet10t, pretrained: false, input_size: 64, aspect_groups: 5, epochs: 1, batch_size: 4, memory: 0, train: {}"
     return load_config(
-        PROJECT / "configs" / "tiny.yaml", ["threads=1", f"embedders=[{{name: a, seed: 0, {own}}}]", "embed.dimension=16"]
+        PROJECT / "configs" / "tiny.yaml",
+        ["threads=1", f"embedders=[{{name: a, seed: 0, {own}}}]", "embed.dimension=16"],
     )
 
 
@@ -456,18 +560,35 @@ def embedder_files() -> dict[str, bytes]:
     torch.manual_seed(0)
     network = build_embedder(config.embedders[0], config.embed, load_pretrained=False)
     return files_of(
-        lambda folder: save_embedder(folder / "weights" / "a", [network], config.embedders[0], config.embed, {"recall": 0.5}, 1.0)
+        lambda folder: save_embedder(
+            folder / "weights" / "a", [network], config.embedders[0], config.embed, {"recall": 0.5}, 1.0
+        )
     )
 
 
 def model_inputs(files: dict[str, bytes], folder: str) -> st.SearchStrategy[dict[str, bytes]]:
     about = json.loads(files[f"{folder}/model.json"])
     odd = [
-        *("hf-hub:x/y", "local-dir:/etc", "vovnet39a.x", "resnet10t.nothing", "ese_vovnet19b_slim", "vit_tiny_patch16_224", 5000, 65536, 7, 300),
+        *(
+            "hf-hub:x/y",
+            "local-dir:/etc",
+            "vovnet39a.x",
+            "resnet10t.nothing",
+            "ese_vovnet19b_slim",
+            "vit_tiny_patch16_224",
+            5000,
+            65536,
+            7,
+            300,
+        ),
         *(["a"] * 5000, [1e-9, 2, 3, 4, 5], ["</script>", ""], [0.5, 0.5, 0.5], [0, 0, 0], "detectron2", "group"),
     ]
-    change = st.tuples(st.sampled_from(mutate.TREE_CHANGES), mutate.PLACE, mutate.PLACE, st.sampled_from([*mutate.ODD_VALUES, *odd]))
-    trees = st.lists(change, min_size=1, max_size=3).map(lambda changes: mutate.json_bytes(mutate.change_tree(about, changes)))
+    change = st.tuples(
+        st.sampled_from(mutate.TREE_CHANGES), mutate.PLACE, mutate.PLACE, st.sampled_from([*mutate.ODD_VALUES, *odd])
+    )
+    trees = st.lists(change, min_size=1, max_size=3).map(
+        lambda changes: mutate.json_bytes(mutate.change_tree(about, changes))
+    )
     text = mutate.json_files([about])
     return one_file(f"{folder}/model.json", st.one_of(trees, trees, trees, text))
 
@@ -521,7 +642,9 @@ def result_files() -> dict[str, bytes]:
     labels = {f"image_annotation/{item}/0.json": photo_labels(item) for item in (ITEM, OTHER)}
     labels |= {f"video_annotation/{item}.json": video_labels(item) for item in (ITEM, OTHER)}
     files = media_files() | {name: json.dumps(tree).encode() for name, tree in labels.items()}
-    return {f"data/{name}": content for name, content in files.items()} | {"other.json": json.dumps(result_tree()).encode()}
+    return {f"data/{name}": content for name, content in files.items()} | {
+        "other.json": json.dumps(result_tree()).encode()
+    }
 
 
 def read_score(folder: Path) -> None:
@@ -574,7 +697,9 @@ def _write_run(folder: Path) -> None:
             for rank in range(2)
         ]
         table = pd.DataFrame(rows, columns=list(DETECTED)).astype(DETECTED)
-        vectors = np.eye(2, 8).repeat(2, axis=0) + rng.normal(scale=0.1, size=(len(table), 8))  # of an item near each other
+        vectors = np.eye(2, 8).repeat(2, axis=0) + rng.normal(
+            scale=0.1, size=(len(table), 8)
+        )  # of an item near each other
         vectors = np.float32(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
         depends = {"score": score, "architecture": {"categories": ["product"]}, **settings}
         step = Step(work / "detections" / kind, depends)
@@ -593,7 +718,11 @@ def _write_run(folder: Path) -> None:
 
 def work_inputs() -> st.SearchStrategy[dict[str, bytes | None]]:
     """A work folder in which one file, or two, are changed or away; tables with their columns and values, manifests by key."""
-    files = {name: content for name, content in run_files().items() if name.startswith("work/") and not name.endswith("config.yaml")}
+    files = {
+        name: content
+        for name, content in run_files().items()
+        if name.startswith("work/") and not name.endswith("config.yaml")
+    }
 
     def changed(name: str) -> st.SearchStrategy[dict[str, bytes | None]]:
         content = files[name]
@@ -622,7 +751,9 @@ def manifest_inputs(content: bytes) -> st.SearchStrategy[bytes]:
         mark = fingerprint({"schema": SCHEMA_VERSION, **depends}) if isinstance(depends, dict) else ""
         return mutate.json_bytes(mutate.change_tree({**tree, "depends": depends, "fingerprint": mark}, others))
 
-    plain = mutate.TREE_CHANGE.filter(lambda change: change[3] not in (mutate.HUGE, mutate.DEEP) and change[3] != "\ud800")
+    plain = mutate.TREE_CHANGE.filter(
+        lambda change: change[3] not in (mutate.HUGE, mutate.DEEP) and change[3] != "\ud800"
+    )
     return st.builds(build, st.lists(plain, max_size=3), st.lists(mutate.TREE_CHANGE, max_size=1))
 
 
@@ -795,7 +926,7 @@ def drawn_videos() -> tuple[tuple[str, bytes], ...]:
 
     made = []
     for name, codec, pixels, container in VIDEO_KINDS:
-        options = {} if codec == "libx264" else {"g": "6"}
+        options = {"libx264": {}, "libx265": {"g": "6", "x265-params": "log-level=none"}}.get(codec, {"g": "6"})
         try:
             files = files_of(
                 lambda folder, name=name, codec=codec, pixels=pixels, container=container, options=options: write_video(
@@ -812,7 +943,9 @@ def video_inputs(seeds: tuple[tuple[str, bytes], ...]) -> st.SearchStrategy[dict
     contents = [content for _, content in seeds]
     mp4 = [content for content in contents if content[4:8] == b"ftyp"]
     raw = mutate.raw_files(contents)
-    return one_file("a.mp4", st.one_of(raw, raw, mutate.chunked_files(mp4, mutate.split_boxes, mutate.join_boxes)) if mp4 else raw)
+    return one_file(
+        "a.mp4", st.one_of(raw, raw, mutate.chunked_files(mp4, mutate.split_boxes, mutate.join_boxes)) if mp4 else raw
+    )
 
 
 def read_videos(folder: Path) -> None:
@@ -886,31 +1019,82 @@ PARSERS = {
     for parser in (
         labels_parser("photo_labels", f"image_annotation/{ITEM}/0.json", photo_labels()),
         labels_parser("video_labels", f"video_annotation/{ITEM}.json", video_labels()),
-        Parser("items", lambda: one_file("items.json", mutate.json_files([kinds()])), use_data, media_files, prepare_data),
+        Parser(
+            "items",
+            lambda: one_file("items.json", mutate.json_files([kinds()])),
+            use_data,
+            whole=lambda: {"items.json": json.dumps(kinds()).encode()},
+            own_files=media_files,
+            prepare=prepare_data,
+        ),
         Parser(
             "coco",
             lambda: one_file("coco.json", mutate.json_files([coco_tree()])),
             use_data,
-            lambda: {"a.jpg": b"x", "images/deep/b.jpg": b"x"},
-            prepare_data,
+            whole=lambda: {"coco.json": json.dumps(coco_tree()).encode()},
+            own_files=lambda: {"a.jpg": b"x", "images/deep/b.jpg": b"x"},
+            prepare=prepare_data,
         ),
-        Parser("names", name_inputs, use_data, prepare=prepare_data),
-        Parser("config", lambda: one_file("config.yaml", mutate.text_lines([config_text()], mutate.YAML_WORDS)), read_config),
+        Parser("names", name_inputs, use_data, whole=media_files, prepare=prepare_data),
+        Parser(
+            "config",
+            lambda: one_file("config.yaml", mutate.text_lines([config_text()], mutate.YAML_WORDS)),
+            read_config,
+            whole=lambda: {"config.yaml": config_text().encode()},
+        ),
         Parser(
             "overrides",
             lambda: one_file("overrides.txt", mutate.text_lines([OVERRIDES], [*OVERRIDE_WORDS, *mutate.YAML_WORDS])),
             read_overrides,
+            whole=lambda: {"overrides.txt": OVERRIDES.encode()},
             names=lambda folder: ["override", "tiny.yaml"],
         ),
-        Parser("checkpoint", checkpoint_inputs, read_weights, prepare=prepare_detector),
-        Parser("detectron2", import_inputs, read_import, prepare=prepare_detector),
-        Parser("resume", resume_inputs, read_resume, resume_files, prepare_training),
-        Parser("detector", lambda: model_inputs(detector_files(), "weights/detector"), read_detector, detector_files, prepare_detector),
-        Parser("embedder", lambda: model_inputs(embedder_files(), "weights/a"), read_embedder, embedder_files, prepare_embedder),
-        Parser("result", lambda: one_file("result.json", mutate.json_files([result_tree()])), read_score, result_files, prepare_data),
-        Parser("work", work_inputs, read_work, run_files, prepare_work),
-        Parser("index", index_inputs, read_index, index_files, prepare_index),
-        Parser("photos", photo_inputs, read_photos, **MEDIA),
-        Parser("videos", lambda: video_inputs(drawn_videos()), read_videos, **MEDIA),
+        Parser(
+            "checkpoint",
+            checkpoint_inputs,
+            read_weights,
+            whole=lambda: {"a.pth": saved({"model": small_state()})},
+            prepare=prepare_detector,
+        ),
+        Parser(
+            "detectron2",
+            import_inputs,
+            read_import,
+            whole=lambda: {"theirs.safetensors": safetensors_of(their_state())},
+            prepare=prepare_detector,
+        ),
+        Parser("resume", resume_inputs, read_resume, own_files=resume_files, prepare=prepare_training),
+        Parser(
+            "detector",
+            lambda: model_inputs(detector_files(), "weights/detector"),
+            read_detector,
+            own_files=detector_files,
+            prepare=prepare_detector,
+        ),
+        Parser(
+            "embedder",
+            lambda: model_inputs(embedder_files(), "weights/a"),
+            read_embedder,
+            own_files=embedder_files,
+            prepare=prepare_embedder,
+        ),
+        Parser(
+            "result",
+            lambda: one_file("result.json", mutate.json_files([result_tree()])),
+            read_score,
+            whole=lambda: {"result.json": json.dumps(result_tree()).encode()},
+            own_files=result_files,
+            prepare=prepare_data,
+        ),
+        Parser("work", work_inputs, read_work, own_files=run_files, prepare=prepare_work),
+        Parser("index", index_inputs, read_index, own_files=index_files, prepare=prepare_index),
+        Parser("photos", photo_inputs, read_photos, whole=lambda: {"a.jpg": drawn_photos()[3]}, **MEDIA),
+        Parser(
+            "videos",
+            lambda: video_inputs(drawn_videos()),
+            read_videos,
+            whole=lambda: {"a.mp4": drawn_videos()[0][1]},
+            **MEDIA,
+        ),
     )
 }

@@ -1,6 +1,9 @@
 """A round of fuzzing: hypothesis draws inputs for a parser, a worker tries them, and what fails is shrunk and kept."""
 
+import base64
 import hashlib
+import json
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +15,8 @@ from tests.fuzz.parsers import PARSERS, Parser
 from tests.fuzz.worker import Files, Verdict, Worker
 
 CORPUS = Path(__file__).parent / "corpus"
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")  # a name that every file system and git take
+PACKED = "packed.json"  # holds the files, where one has another name
 AWAY = ".away"  # ends the name of an empty file that stands for one that is not there
 ROUND = 200  # inputs that hypothesis draws before it begins anew: it remembers them all
 
@@ -93,6 +98,11 @@ def size_of(files: Files) -> int:
 def keep(files: Files, verdict: Verdict, folder: Path) -> Path:
     """Writes an input into a folder of its own in `folder`, named after what it does."""
     place = folder / f"{verdict.kind}-{hashlib.sha256(verdict.signature.encode()).hexdigest()[:8]}"
+    place.mkdir(parents=True, exist_ok=True)
+    if not all(PLAIN.fullmatch(name) for name in files):
+        packed = {name: None if content is None else base64.b64encode(content).decode() for name, content in files.items()}
+        (place / PACKED).write_text(json.dumps(packed, indent=1) + "\n", encoding="ascii")
+        return place
     for name, content in files.items():
         path = place / (name if content is not None else name + AWAY)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +112,9 @@ def keep(files: Files, verdict: Verdict, folder: Path) -> Path:
 
 def kept(folder: Path) -> Files:
     """An input as `keep` wrote it."""
+    if (folder / PACKED).is_file():
+        packed = json.loads((folder / PACKED).read_text(encoding="ascii"))
+        return {name: None if content is None else base64.b64decode(content) for name, content in packed.items()}
     files: Files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()

@@ -1,6 +1,7 @@
 """Tries inputs in a process of its own, so that a reader that crashes, hangs or takes too much memory is caught at it."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import resource
@@ -40,8 +41,9 @@ class Verdict:
 class Worker:
     """A child process that reads what it is given; a new one after each that died."""
 
-    def __init__(self, seconds: float):
-        self._seconds = seconds
+    def __init__(self, seconds: float, also: tuple[str, ...] = ()):
+        """`also`: modules that the process imports first; they may add parsers."""
+        self._seconds, self._also = seconds, also
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -72,7 +74,7 @@ class Worker:
         if self._process is None:
             context = multiprocessing.get_context("spawn")  # a forked one would have the threads' locks of this process
             self._pipe, other = context.Pipe()
-            self._process = context.Process(target=_serve, args=(other,), daemon=False)
+            self._process = context.Process(target=_serve, args=(other, self._also))
             self._process.start()
             other.close()
         self._pipe.send((parser, None))
@@ -86,8 +88,11 @@ class Worker:
         self._process = self._pipe = None
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, also: tuple[str, ...]) -> None:
     from tests.fuzz.parsers import PARSERS
+
+    for module in also:
+        importlib.import_module(module)
 
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -162,7 +167,8 @@ def _place(error: BaseException) -> str:
     lines = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(PROJECT) and Path(frame.filename).relative_to(PROJECT).parts[0] in PACKAGES
+        if Path(frame.filename).is_relative_to(PROJECT)
+        and Path(frame.filename).relative_to(PROJECT).parts[0] in PACKAGES
     ]
     return f"{Path(lines[-1].filename).relative_to(PROJECT)}:{lines[-1].name}" if lines else "?"
 

@@ -47,7 +47,7 @@ def test_manifests_and_models_have_it_and_no_fingerprint_depends_on_it(tmp_path,
     step = Step(tmp_path / "step", {"key": 1})
     step.write_file("file", lambda beside: beside.write_text("x"), rows=1)
     assert step.manifest["made_with"] == made_with()
-    save_weights(tmp_path / "model", torch.nn.Linear(1, 1), {})
+    save_weights(tmp_path / "model", torch.nn.Linear(1, 1), {"architecture": {}})
     assert read_description(tmp_path / "model")["made_with"] == made_with()
     monkeypatch.setattr("shared.work.made_with", lambda: {"another": "machine"})
     assert Step(tmp_path / "step", {"key": 1}).done
