@@ -96,7 +96,6 @@ def use_data(folder: Path) -> None:
 
 
 def prepare_data() -> None:
-    import metric_sub.score
     import shared.check
     import shared.dataset  # noqa: F401
 
@@ -414,7 +413,6 @@ def read_resume(folder: Path) -> None:
 
 
 def prepare_training() -> None:
-    import torch.utils.tensorboard
 
     import shared.training  # noqa: F401
 
@@ -697,7 +695,6 @@ def _match(work: Path, config) -> None:
 
 
 def prepare_work() -> None:
-    import bbox_sub.coco_results
     import metric_sub.calibrate
     import metric_sub.cards
     import metric_sub.find
