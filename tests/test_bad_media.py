@@ -75,14 +75,15 @@ class Messages(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record):
-        self.messages.append(record.getMessage())
+        if record.name != "weights":  # which says that these were never trained
+            self.messages.append(record.getMessage())
 
 
-def run(data: Path, weights: Path, work: Path) -> Run:
+def run(data: Path, weights: Path, work: Path, *more: str) -> Run:
     heard = Messages()
     logging.getLogger().addHandler(heard)
     try:
-        infer(data, weights, work)
+        infer(data, weights, work, *more)
     finally:
         logging.getLogger().removeHandler(heard)
     steps = ["media", "detections/photos", "detections/videos", "embeddings/photos", "embeddings/videos"]
@@ -168,7 +169,7 @@ def test_one_line_at_the_end_tells_how_many_and_where(over_all):
     listed = json.loads(path.read_text())
     assert {entry["media_id"]: (entry["step"], entry["reason"]) for entry in listed} == over_all.skipped
     expected = [case for case in [*PHOTOS.values(), *VIDEOS.values()] if case.reason]
-    assert len(listed) == len(expected) > 40
+    assert len(listed) == len(expected) > 30
     lines = [message for message in over_all.messages if "skipped" in message]
     assert lines[-1].startswith(f"{len(expected)} skipped, for example ") and lines[-1].endswith(f"all are in {path}")
     assert len(lines) == 2  # one of each stage
@@ -189,14 +190,14 @@ def test_a_second_run_reuses_all_and_says_the_same(over_all, data, weights):
     assert before == {path: path.stat().st_mtime_ns for path in over_all.work.rglob("manifest.json")}
 
 
-@pytest.mark.parametrize("broken", ["image/sound/1.jpg", "image/sound/1.png", "video/1.mp4", "video/2.mp4"])
+@pytest.mark.parametrize("broken", ["image/sound/1.jpg", "image/sound/2.jpg", "video/1.mp4", "video/2.mp4"])
 def test_strict_stops_at_the_first(weights, tmp_path, broken):
     root = tmp_path / "data"
     write_sound(root)
     infer(root, weights, tmp_path / "work", "--strict")  # nothing is wrong
     case = {
         "image/sound/1.jpg": PHOTOS["zero bytes"],  # seen by the step media
-        "image/sound/1.png": PHOTOS["truncated PNG"],  # by detection
+        "image/sound/2.jpg": PHOTOS["truncated JPEG"],  # by detection
         "video/1.mp4": VIDEOS["zero bytes"],
         "video/2.mp4": VIDEOS["one frame"],
     }[broken]
@@ -212,7 +213,8 @@ def test_strict_ends_with_exit_1_and_leaves_stdout_empty(weights, tmp_path):
     write_sound(tmp_path / "data")
     PHOTOS["text"].write(tmp_path / "data" / "image" / "sound" / "1.jpg")
     options = ["--data", tmp_path / "data", "--weights", weights, "--work", tmp_path / "work", "--strict"]
-    ended = subprocess.run(["bash", PROJECT / "run.sh", "infer", *options], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "bbox_sub.infer", *options]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr
     assert "error: image/sound/1.jpg: not a readable picture" in ended.stderr
 
@@ -271,7 +273,7 @@ def test_troublesome_videos_from_end_to_end(weights, tmp_path):
     write_sound(root)
     for number, name in enumerate(sorted(expected)):  # some have the same name up to the extension
         (root / "video" / f"{number} {name}").symlink_to(Path(DECODER) / name)
-    found = run(root, weights, tmp_path / "work")
+    found = run(root, weights, tmp_path / "work", "data.max_frames=1000")
     for number, name in enumerate(sorted(expected)):
         media_id, n_frames = f"video/{number} {name}", expected[name].get("frames", 0)
         if n_frames > 8:  # the first wanted frame
