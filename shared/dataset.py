@@ -254,7 +254,7 @@ def _parts(root: Path, problems: list[Problem]) -> list[tuple[str, Path]]:
     if root in holds:
         return [(SINGLE_PART, root)]
     for folder in _children(root):
-        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
             problems.append(_media_problem(root, printable(folder.name), folder, "cannot be listed (Permission denied)"))
     if not holds:
         raise UserError(
@@ -315,7 +315,7 @@ def _media_files(
             refuse(path, fault)
         elif path.is_dir():
             inside = entries(path)
-            if not inside and os.access(path, os.R_OK):
+            if not inside and os.access(path, os.R_OK, effective_ids=True):
                 refuse(path, f"an empty folder: expected {kind}s in it")
             for file in inside:
                 if fault := _name_fault(file) or _kind_fault(file):

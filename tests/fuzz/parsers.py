@@ -101,7 +101,8 @@ def use_data(folder: Path) -> None:
 
 
 def prepare_data() -> None:
-    import shared.check  # noqa: F401
+    import shared.check
+    import shared.dataset  # noqa: F401
 
     detector_config()
 
