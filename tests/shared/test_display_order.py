@@ -63,7 +63,7 @@ STREAMS = {  # file name -> write_video's arguments; the least share of pictures
     "hevc-deep.mkv": (
         {
             "codec": "libx265",
-            "options": {**X265, "x265-params": X265["x265-params"] + ":bframes=8:b-adapt=0:open-gop=0"},
+            "options": {**X265, "x265-params": X265["x265-params"] + ":bframes=4:b-adapt=0:open-gop=0"},
         },
         0.4,
     ),
