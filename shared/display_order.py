@@ -45,6 +45,7 @@ class Picture:
     packet: av.Packet = field(compare=False)
     sequence: Sequence = field(compare=False)
     index: int | None = field(compare=False, default=None)  # in display order; None: not shown
+    settled: bool = field(compare=False, default=False)  # the index is known
 
 
 def place_pictures(
@@ -65,10 +66,10 @@ def place_pictures(
         while len(waiting) > n_left:
             picture = heapq.heappop(waiting)
             if before is not None and (
-                picture.packet.pts <= before.packet.pts or (picture.sequence is before.sequence and picture < before)
+                picture.packet.pts <= before.packet.pts or (picture.sequence is before.sequence and picture <= before)
             ):
                 raise Unclear("the pictures' order is not that of their times")
-            before = picture
+            before, picture.settled = picture, True
             if not picture.packet.is_discard:
                 picture.index = n_shown
                 n_shown += 1
@@ -92,6 +93,8 @@ def place_pictures(
         window.append(picture)
         n_bytes += packet.size
         while len(window) > (MARGIN if n_bytes > most_bytes else most_pictures):
+            if not window[0].settled:
+                raise Unclear("a picture is shown too long after its decoding")
             n_bytes -= window[0].packet.size
             yield window.popleft()
         if n_shown > last + MARGIN:
@@ -148,6 +151,8 @@ def split_units(data: bytes, length_bytes: int) -> list[bytes]:
         before, *units = data.split(b"\0\0\1")
         if before.strip(b"\0") or not units:
             raise Unclear("the packet does not begin with a start code")
+        if not all(units):
+            raise Unclear("an empty unit")
         return units
     units, place = [], 0
     while place < len(data):
@@ -157,6 +162,43 @@ def split_units(data: bytes, length_bytes: int) -> list[bytes]:
             raise Unclear("a unit's length does not fit")
         units.append(data[start:place])
     return units
+
+
+def avc_configuration(extradata: bytes) -> tuple[int, list[bytes]]:
+    """The bytes of a unit's length (0: start codes) and the parameter sets of H.264's extradata, ISO/IEC 14496-15's avcC or units."""
+    if extradata[:1] != b"\1":
+        return 0, split_units(extradata, 0) if extradata else []
+    bits, units = _Bytes(extradata[4:]), []
+    length_bytes = (bits.number(1) & 3) + 1
+    for mask in (31, 255):  # sequence and picture parameter sets
+        units += [bits.take(bits.number(2)) for _ in range(bits.number(1) & mask)]
+    return length_bytes, units
+
+
+def hevc_configuration(extradata: bytes) -> tuple[int, list[bytes]]:
+    """As `avc_configuration`, of HEVC's extradata: hvcC or units."""
+    if extradata[:1] != b"\1":
+        return 0, split_units(extradata, 0) if extradata else []
+    bits, units = _Bytes(extradata[21:]), []
+    length_bytes = (bits.number(1) & 3) + 1
+    for _ in range(bits.number(1)):
+        bits.number(1)
+        units += [bits.take(bits.number(2)) for _ in range(bits.number(2))]
+    return length_bytes, units
+
+
+class _Bytes:
+    def __init__(self, data: bytes):
+        self._data, self._place = data, 0
+
+    def take(self, n_bytes: int) -> bytes:
+        self._place += n_bytes
+        if not n_bytes or self._place > len(self._data):
+            raise Unclear("the extradata end early")
+        return self._data[self._place - n_bytes : self._place]
+
+    def number(self, n_bytes: int) -> int:
+        return int.from_bytes(self.take(n_bytes))
 
 
 @dataclass(frozen=True)
@@ -178,20 +220,9 @@ class H264Headers:
         self._reference = (0, 0)  # higher and lower part of the last reference picture's order count
         self._frame_num = (0, 0)  # offset and number of the last picture
         self._begun = False
-        self._length_bytes = 0
-        if extradata[:1] == b"\1":  # avcC, ISO/IEC 14496-15
-            self._length_bytes = (extradata[4] & 3) + 1
-            place, counts = 6, [extradata[5] & 31, None]
-            for count in counts:
-                if count is None:
-                    count, place = extradata[place], place + 1
-                for _ in range(count):
-                    end = place + 2 + int.from_bytes(extradata[place : place + 2])
-                    self._parameters(extradata[place + 2 : end])
-                    place = end
-        elif extradata:
-            for unit in split_units(extradata, 0):
-                self._parameters(unit)
+        self._length_bytes, units = avc_configuration(extradata)
+        for unit in units:
+            self._parameters(unit)
 
     def read(self, data: bytes) -> Header:
         header = None
@@ -251,7 +282,7 @@ class H264Headers:
         return sets[number]
 
     def _parameters(self, unit: bytes) -> None:
-        unit = unit.rstrip(b"\0")
+        unit = unit.rstrip(b"\0") or b"\0"
         kind, bits = unit[0] & 31, Bits(unit[1:])
         if kind == 7:
             profile = bits.u(8)
@@ -392,19 +423,9 @@ class HevcHeaders:
         self._pictures: dict[int, tuple[int, bool, int]] = {}  # sequence's id, output flag, extra bits of slices
         self._reference = (0, 0)
         self._begun = False
-        self._length_bytes = 0
-        if extradata[:1] == b"\1":  # hvcC
-            self._length_bytes = (extradata[21] & 3) + 1
-            place = 23
-            for _ in range(extradata[22]):
-                count, place = int.from_bytes(extradata[place + 1 : place + 3]), place + 3
-                for _ in range(count):
-                    end = place + 2 + int.from_bytes(extradata[place : place + 2])
-                    self._parameters(extradata[place + 2 : end])
-                    place = end
-        elif extradata:
-            for unit in split_units(extradata, 0):
-                self._parameters(unit)
+        self._length_bytes, units = hevc_configuration(extradata)
+        for unit in units:
+            self._parameters(unit)
 
     def read(self, data: bytes) -> Header:
         header = None
@@ -459,7 +480,7 @@ class HevcHeaders:
         return Header(order, starts, referred, sequence.reorders)
 
     def _parameters(self, unit: bytes) -> None:
-        unit = unit.rstrip(b"\0")
+        unit = unit.rstrip(b"\0") or b"\0"
         kind, bits = unit[0] >> 1 & 63, Bits(unit[2:])
         if kind == 33:
             bits.u(4)

@@ -23,6 +23,7 @@ from shared.config import Data
 from shared.errors import UserError
 from shared.media import MediaError, MediaInfo
 
+STARTS_WITHIN_S = 120  # the decoder, on the busiest machine
 REQUESTS_AHEAD = 4  # at the decoder at a time; more of them wait here, since what is in its socket must fit
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -156,18 +157,19 @@ class Reader:
 
     def _message_for(self, answer: Answer) -> dict:
         started = time.monotonic()
+        limit = self._seconds_per_file - answer.waited_s if self._ready else STARTS_WITHIN_S
         try:
-            there = self._connection.poll(max(0.0, self._seconds_per_file - answer.waited_s))
-            answer.waited_s += time.monotonic() - started
+            there = self._connection.poll(max(0.0, limit))
+            if self._ready:
+                answer.waited_s += time.monotonic() - started
             if there:
                 return json.loads(self._connection.recv_bytes())
             reason = f"not decoded within data.seconds_per_file ({self._seconds_per_file:g} s)"
         except (EOFError, OSError):
             reason = f"the decoder crashed at it ({_how_it_ended(self._process)})"
-            if not self._ready:
-                raise UserError(
-                    f"the process that decodes does not start ({_how_it_ended(self._process)}); it said why above."
-                ) from None
+        if not self._ready:
+            self._end_process()
+            raise UserError(f"the process that decodes does not start ({reason}); it may have said why above.")
         self._end_process()
         self._finish(answer)
         raise MediaError(reason)

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def misbehave(path, indices, max_pixels):
                     raise ZeroDivisionError
                 case "bad":
                     raise MediaError("no frame 3")
+                case "tells":
+                    logging.getLogger("media").warning("%s: mind this", path)
                 case "slow":
                     time.sleep(0.5)
         size = (4000, 6000, 3) if path.endswith("-large") else (60, 80, 3)
