@@ -4,14 +4,12 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
-
 from bbox_sub.detector import load_detector
 from bbox_sub.detectron2_names import VOVNETS, to_detectron2
 from shared.cli import run_entry
 from shared.errors import UserError
 from shared.runtime import PLAIN
-from shared.work import write_whole
+from shared.work import write_torch
 
 log = logging.getLogger("export")
 
@@ -43,7 +41,7 @@ def export_weights(folder: Path, file: Path) -> None:
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     state = to_detectron2(model.state_dict())
-    write_whole(file, lambda beside: torch.save({"model": state}, beside))
+    write_torch(file, {"model": state})
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from sample.scene import Scene, annotations, render
 from sample.videos import FPS, LABELLED_EVERY, video_scene
 from shared.errors import UserError
 from shared.progress import progress_bar
+from shared.work import write_text, write_whole
 
 MANIFEST = "sample.json"
 FEWEST_ITEMS = 10
@@ -62,7 +63,7 @@ def write_dataset(root: Path, settings: Settings, workers: int = 1) -> None:
     with progress_bar(total=len(items), title="drawing", unit="item", done=len(items) - len(missing)) as bar:
         for _ in _each(root, missing, settings, workers):
             bar.update()
-    _write_text(root / "items.json", "[\n" + ",\n".join(json.dumps(_entry(item), indent=0) for item in items) + "\n]")
+    write_text(root / "items.json", "[\n" + ",\n".join(json.dumps(_entry(item), indent=0) for item in items) + "\n]")
 
 
 def write_item(root: Path, item: Item, settings: Settings) -> None:
@@ -81,7 +82,7 @@ def encode_video(path: Path, frames: Iterable[np.ndarray], width: int, height: i
     """H.264 in yuv420p at FPS from image_rgb frames of even sides; the same frames give the same video."""
     # x264's macroblock tree with B-frames decides differently from run to run, even on one thread: without it.
     options = {"preset": "veryfast", "crf": str(crf), "threads": "1", "x264-params": "subme=1:mbtree=0"}
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for image in frames:
@@ -119,17 +120,22 @@ def _write_photos(part: Path, item: Item, scenes: list[Scene]) -> None:
     for number, scene in enumerate(scenes):
         picture = cv2.cvtColor(render(scene, 0), cv2.COLOR_RGB2BGR)
         _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        (part / "image" / item.item_id / f"{number}.jpg").write_bytes(jpeg.tobytes())
+        path = part / "image" / item.item_id / f"{number}.jpg"
+        write_whole(path, lambda beside, jpeg=jpeg: beside.write_bytes(jpeg.tobytes()))
         content = {"item_id": item.item_id, "img_name": f"{number}.jpg", "annotations": annotations(scene, 0)}
-        _write_text(part / "image_annotation" / item.item_id / f"{number}.json", json.dumps(content))
-    _write_text(part / "image_text" / f"{item.item_id}.txt", item.product.describe())
+        write_text(part / "image_annotation" / item.item_id / f"{number}.json", json.dumps(content))
+    write_text(part / "image_text" / f"{item.item_id}.txt", item.product.describe())
 
 
 def _write_video(part: Path, item: Item, scene: Scene, crf: int) -> None:
-    encode_video(part / "video" / f"{item.video_id}.mp4", (render(scene, i) for i in range(scene.n_frames)), scene.width, scene.height, crf)
+    pictures = (render(scene, i) for i in range(scene.n_frames))
+    write_whole(
+        part / "video" / f"{item.video_id}.mp4",
+        lambda beside: encode_video(beside, pictures, scene.width, scene.height, crf),
+    )
     frames = [{"frame_index": i, "annotations": annotations(scene, i)} for i in range(0, scene.n_frames, LABELLED_EVERY)]
-    _write_text(part / "video_annotation" / f"{item.video_id}.json", json.dumps({"video_id": item.video_id, "frames": frames}))
-    _write_text(
+    write_text(part / "video_annotation" / f"{item.video_id}.json", json.dumps({"video_id": item.video_id, "frames": frames}))
+    write_text(
         part / "video_text" / f"{item.video_id}.txt",
         f"today we look at this {item.product.category}" if item.product else "hello everybody, we begin in a minute",
     )
@@ -162,7 +168,7 @@ def _claim(root: Path, settings: Settings) -> None:
             shutil.rmtree(root / part, ignore_errors=True)
         (root / "items.json").unlink(missing_ok=True)
     root.mkdir(parents=True, exist_ok=True)
-    _write_text(path, text)
+    write_text(path, text)
 
 
 def _is_ours(path: Path) -> bool:
@@ -176,10 +182,3 @@ def _code_hash() -> str:
     """Changes when this package does: a sample drawn by other code is drawn anew."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Whole or not at all: a file that is there is finished."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -91,7 +91,8 @@ def run_entry(main: Callable[[], object], lower: str = "the batch size or the si
         # torch hands on what a data worker raised with the worker's traceback in front of the message
         _fail(str(error).rpartition("UserError: ")[2])
     except KeyboardInterrupt as interrupt:
-        print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of processes that train together, one says it
+            print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     except Exception as error:
         words = _in_words(error, lower)

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -18,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from shared.cli import run_entry
+from shared.cli import Terminated, run_entry
 from shared.errors import UserError
 
 Made = TypeVar("Made")
@@ -40,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
         launch_command(launch_command_parser().parse_args([*options, "--module", module, *arguments]))
     except ChildFailedError:
         sys.exit(1)
-    except SignalException as signal:
-        raise KeyboardInterrupt from signal
+    except SignalException as ended:
+        raise (Terminated if ended.sigval == signal.SIGTERM else KeyboardInterrupt) from ended
 
 
 @contextlib.contextmanager

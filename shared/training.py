@@ -19,7 +19,7 @@ from shared.config import Config, save_config
 from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.weights import is_whole, read_description
-from shared.work import fingerprint, held, locked, remove_leftovers, write_json, write_whole
+from shared.work import fingerprint, held, locked, remove_leftovers, write_json, write_torch, write_whole
 
 log = logging.getLogger("train")
 
@@ -178,7 +178,7 @@ class Checkpoint:
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         state = {"fingerprint": self._fingerprint, "parts": parts, "step": step}
         path = self._folder / f"{step:08d}.pt"
-        write_whole(path, lambda beside: torch.save(state, beside))
+        write_torch(path, state)
         self._own = [*self._own, path][-self._keep :]
         for other in set(self._folder.glob("*.pt")) - set(self._own):
             other.unlink()

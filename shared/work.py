@@ -68,8 +68,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         except OSError:
             raise
         except Exception as error:  # libraries tell of a full disk by errors of their own
-            if os.strerror(errno.ENOSPC) in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            _raise_what_the_disk_said(error)
             _write_probe(beside)
             raise
         with open(beside, "rb") as file:
@@ -81,6 +80,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _raise_what_the_disk_said(error: BaseException | None) -> None:
+    """Raises the OSError that an error of a library was made of, if it tells."""
+    while error is not None:
+        if isinstance(error, OSError):
+            raise error
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        error = error.__cause__ or error.__context__
 
 
 def _write_probe(path: Path) -> None:
@@ -123,6 +132,17 @@ def _alive(process: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def write_torch(path: Path, state: dict) -> None:
+    """A whole file of torch.save's. torch writes through a file of Python's: its own would not tell that the disk is full."""
+    import torch  # here, since most of what imports this module needs no torch
+
+    def write(beside: Path) -> None:
+        with open(beside, "wb") as file:
+            torch.save(state, file)
+
+    write_whole(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

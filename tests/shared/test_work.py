@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from shared.errors import UserError
 from shared.journal import read_tail
@@ -31,6 +32,7 @@ from shared.work import (
     table_fingerprint,
     write_json,
     write_text,
+    write_torch,
     write_whole,
 )
 from tests.conftest import PROJECT
@@ -370,6 +372,21 @@ def test_a_library_that_hides_the_full_disk_is_seen_through(tmp_path, monkeypatc
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a'}'")):
         write_whole(tmp_path / "a", write)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_torch_on_a_full_disk_tells_so(tmp_path):
+    state = {"weights": torch.zeros(1000)}
+    write_torch(tmp_path / "a.pt", state)
+    assert torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["weights"], state["weights"])
+
+    def write(beside):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of the file, which torch writes on through
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0") from None
+
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'b.pt'}'")):
+        write_whole(tmp_path / "b.pt", write)
 
 
 def test_a_device_is_written_as_it_is_and_a_long_name_fits(tmp_path, capfd):
