@@ -72,7 +72,7 @@ help_of() {
         import-weights) echo "usage: bash run.sh import-weights FILE --out DIR [--config FILE] [section.key=value ...]"; echo "Makes the detector's folder DIR of a detectron2 checkpoint (.pth, .pkl, .safetensors): a VoVNet alone or a whole detector." ;;
         export-weights) echo "usage: bash run.sh export-weights --out FILE.pth [--weights DIR]"; echo "Writes the detector of DIR (default: work/weights) as a detectron2 checkpoint." ;;
         demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
-        test) echo "usage: bash run.sh test [pytest options]"; echo "Runs the tests." ;;
+        test) echo "usage: bash run.sh test [--stage detect|match] [pytest options]"; echo "Runs the tests. --stage runs those of one stage in .venv-detect or .venv-match, which is made anew with that stage's requirements and the tests' alone; --stage detect has those of shared/ too." ;;
         bench) echo "usage: bash run.sh bench [NAME] [options]"; echo "Runs benchmarks/NAME.py; without a name lists them." ;;
         fuzz) echo "usage: bash run.sh fuzz [--minutes 1] [--seed N] [--seconds 20] [--videos DIR] [--out DIR] [PARSER ...]"; echo "Tries mutated files on every reader of what comes from outside, or on those named, for so many minutes each. Prints how many inputs each was given and what failed, and exits 1 where something did."
             echo "  --minutes N          for each parser (default: 1)"; echo "  --seed N             of the inputs; the same seed draws the same (default: drawn, and printed)"; echo "  --seconds N          that one input may take (default: 20)"; echo "  --videos DIR         mutate the videos of a folder in the place of drawn ones; wants --out"; echo "  --out DIR            where inputs that fail go (default: tests/fuzz/corpus, which the tests try again)" ;;
@@ -114,7 +114,7 @@ stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in
     fi
     case "${RUNNER:-local}" in
         local) "$python" "${module[@]}" "$@" >&2 || ended_by "$?" ;;
-        docker) in_container "$package" "${module[*]}" "$@" >&2 ;;
+        docker) in_container "$package" "$verb" "$@" >&2 ;;
         *) echo "error: RUNNER: expected local or docker, found '$RUNNER'" >&2; exit 2 ;;
     esac
 }
@@ -124,8 +124,8 @@ ended_by() {  # ended_by CODE: gives the exit code on; who is killed for want of
     return "$1"
 }
 
-in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
-    local package="$1" module="$2" data work weights config inside=/data gpus=() mounts=() pass=()
+in_container() {  # in_container PACKAGE VERB ARGS...: one stage by compose.yaml, which has what a container may and may not
+    local package="$1" verb="$2" data work weights config service inside=/data pass=()
     shift 2
     data="$(option data data "$@")"
     [ -e "$data" ] || { echo "error: $data: no such folder; --data wants one that holds image/<item>/ and video/, or a COCO .json file" >&2; exit 1; }
@@ -144,12 +144,18 @@ in_container() {  # in_container PACKAGE PYTHON_ARGUMENTS ARGS...
         esac
         shift
     done
-    docker build --quiet --file "$root/$package/Dockerfile" --tag "vid2shop-$package" "$root" > /dev/null
-    [[ "$(docker info 2>/dev/null)" != *Runtimes:*nvidia* ]] || gpus=(--gpus all)
-    [ ! -d "$root/$package/pretrained" ] || mounts+=(--volume "$root/$package/pretrained:/app/$package/pretrained:ro")
-    docker run --rm --read-only --tmpfs /tmp --ipc host --user "$(id -u):$(id -g)" "${gpus[@]}" \
-        --volume "$data:/data:ro" --volume "$work:/work" --volume "$weights:/weights" --volume "$config:/config.yaml:ro" "${mounts[@]}" \
-        "vid2shop-$package" python $module --config /config.yaml --data "$inside" --work /work --weights /weights "${pass[@]}"
+    case "$package" in bbox_sub) service="$verb-detect" ;; *) service="$verb-match" ;; esac
+    [[ "$(docker info 2>/dev/null)" != *Runtimes:*nvidia* ]] || service="$service-cuda"
+    mkdir -p "$root/$package/pretrained"  # compose.yaml mounts it
+    local compose=(docker compose --file "$root/compose.yaml")
+    export PROCESSES="${PROCESSES:-1}" VID2SHOP_DATA="$data" VID2SHOP_WORK="$work" VID2SHOP_WEIGHTS="$weights" VID2SHOP_CONFIG="$config"
+    export VID2SHOP_USER="${VID2SHOP_USER:-$(id -u):$(id -g)}" VID2SHOP_COMMIT="${VID2SHOP_COMMIT:-$(commit)}"
+    "${compose[@]}" build --quiet "$service" > /dev/null
+    "${compose[@]}" run --rm --no-deps --no-TTY "$service" --data "$inside" ${pass[@]+"${pass[@]}"}
+}
+
+commit() {  # the checkout's, with -dirty where files differ from it; nothing where it is none
+    git -C "$root" describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || true
 }
 
 without() {  # without NAME ARGS...: puts ARGS without --NAME and its value into `kept`
@@ -252,6 +258,21 @@ calibrate() {
     cat -- "$(option out "$(option work work "$@")/calibration/calibration.yaml" "$@")"
 }
 
+run_tests() {  # run_tests ARGS...: all tests in .venv; or a stage's, in an environment that has that stage's requirements alone
+    local chosen package paths kept
+    cd "$root"
+    chosen="$(option stage both "$@")"
+    case "$chosen" in
+        both) "$python" -m pytest "$@"; return ;;
+        detect) package=bbox_sub paths="tests/shared tests/bbox_sub" ;;
+        match) package=metric_sub paths=tests/metric_sub ;;
+        *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;;
+    esac
+    without stage "$@"
+    "$python" -m tests.stage_environment "$package" "$root/.venv-$chosen"
+    "$root/.venv-$chosen/bin/python" -m pytest --override-ini "testpaths=$paths" ${kept[@]+"${kept[@]}"}
+}
+
 demo() {
     local work config="$root/configs/tiny.yaml"
     work="$(option work demo "$@")"
@@ -296,7 +317,7 @@ case "$verb" in
     export-weights) "$python" -m bbox_sub.export_weights "$@" ;;
     find) find_in_run "$@" ;;
     export-coco) "$python" -m bbox_sub.coco_results "$@" ;;
-    test) cd "$root" && "$python" -m pytest "$@" ;;
+    test) run_tests "$@" ;;
     bench) "$python" -m benchmarks "$@" ;;
     kills) "$python" -m tests.kill_loop "$@" ;;
     fuzz) "$python" -m tests.fuzz "$@" ;;

@@ -1,6 +1,7 @@
 """A training in several processes: starts them, lets the main one prepare for all, and ends them together.
 
-`python -m shared.processes N MODULE ARGUMENTS...` starts MODULE in N processes of this machine through accelerate's launcher.
+`python -m shared.processes N MODULE ARGUMENTS...` starts MODULE in N processes of this machine through accelerate's launcher;
+with N = 1 it becomes MODULE.
 """
 
 import contextlib
@@ -30,6 +31,8 @@ PATIENCE = datetime.timedelta(days=7)  # processes wait while the main one cuts 
 def main(argv: list[str] | None = None) -> None:
     """Starts the processes. Exits with 1 where one of them fails: what was wrong, that process has said."""
     n_processes, module, *arguments = sys.argv[1:] if argv is None else argv
+    if n_processes == "1":
+        os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
     if 0 < torch.cuda.device_count() < int(n_processes):
         raise UserError(
             f"PROCESSES: expected {torch.cuda.device_count()} or fewer, a GPU for each, found {n_processes}."

@@ -365,36 +365,3 @@ def test_find_ranks_items_for_a_video_and_videos_for_photos(plain_data, untraine
     assert before == {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")} and not list(
         scratch.iterdir()
     )
-
-
-def test_the_docker_runner_mounts_paths_and_passes_the_rest(plain_data, untrained, tmp_path):
-    stub = tmp_path / "bin" / "docker"
-    stub.parent.mkdir()
-    stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "--end--" >> "{tmp_path}/calls"\n')
-    stub.chmod(0o755)
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "result.json").write_text("{}")
-    environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}", "RUNNER": "docker"}
-    ended = infer(plain_data, untrained, work, "--fresh", "match.max_distance=1", env=environment)
-    assert ended.returncode == 0 and ended.stdout == "{}", ended.stderr
-    calls = [call.strip().splitlines() for call in (tmp_path / "calls").read_text().split("--end--\n") if call]
-    runs = [call for call in calls if call[0] == "run"]
-    assert [call[call.index("-m") + 1] for call in runs] == ["bbox_sub.infer", "metric_sub.infer"]
-    for call in runs:
-        assert {
-            f"{plain_data}:/data:ro",
-            f"{work}:/work",
-            f"{untrained}:/weights",
-            f"{untrained}/config.yaml:/config.yaml:ro",
-            "--read-only",
-        } <= set(call)
-        assert call[-2:] == ["--fresh", "match.max_distance=1"]
-        inside = call[call.index("python") :]
-        assert str(plain_data) not in " ".join(inside) and str(work) not in " ".join(inside)
-    coco = plain_data / "my coco.json"
-    coco.write_text("{}")
-    (tmp_path / "calls").unlink()
-    assert infer(coco, untrained, work, "--stage", "detect", env=environment).returncode == 0
-    [call] = [call for call in (tmp_path / "calls").read_text().split("--end--\n") if call.startswith("run\n")]
-    assert f"{plain_data}:/data:ro\n" in call and "--data\n/data/my coco.json\n" in call and "--stage" not in call

@@ -132,7 +132,7 @@ def test_the_reason_is_others_where_r_alone_would_have_the_video(assignment, vot
     """Random votes, with many ties: what would become of r by itself, or without a cut-off, tells which step took v from it."""
     rng = np.random.default_rng(0)
     n_lost = 0
-    for _ in range(150):
+    for _ in range(70):
         n = int(rng.integers(1, 14))
         items = ["r", *rng.choice(list("oprq"), n)]
         pairs = [(item, str(rng.choice(list("uvw"))), float(rng.integers(2, 7)) / 5) for item in items]
@@ -153,4 +153,4 @@ def test_the_reason_is_others_where_r_alone_would_have_the_video(assignment, vot
         elif "best assignment" not in words:  # r has too little for v, whoever else votes
             assert any(reason in words for reason in ("none for this video", "is not among", "a match needs"))
             assert uncut != "v"
-    assert n_lost > 50
+    assert n_lost > 20
