@@ -16,6 +16,7 @@ from shared.config import Config, save_config
 from shared.dataset import media_fingerprint
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
+from shared.quantized import runtime_settings
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, fingerprint, locked
 
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             "weights": description["sha256"],
             "architecture": description["architecture"],
             "chosen": chosen,
-            "runtime": runtime.settings,
+            "runtime": runtime_settings(runtime, weights),
             "max_side": config.detect.max_side,
             "batch_size": config.detect.batch_size,
         }

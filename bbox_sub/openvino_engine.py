@@ -4,6 +4,7 @@ Pictures are run one by one, so that what is found in one never depends on which
 """
 
 import numpy as np
+import openvino as ov
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -13,6 +14,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from shared.runtime import Runtime, compile_model, from_torch
 
 POOLED_LEVELS = 4
+MODELS = ["front", "box_head"]
 
 
 class _Front(nn.Module):
@@ -38,15 +40,30 @@ class _BoxHead(nn.Module):
         return self.predictor(self.head(pooled))
 
 
+def detector_models(network: GeneralizedRCNN) -> dict[str, ov.Model]:
+    """The two parts of a network that OpenVINO runs, by the names in MODELS, in float32."""
+    side = network.roi_heads.box_roi_pool.side
+    return {
+        "front": from_torch(_Front(network), torch.zeros(1, 3, 64, 96)),
+        "box_head": from_torch(_BoxHead(network), torch.zeros(2, network.backbone.out_channels, side, side)),
+    }
+
+
+@torch.inference_mode()
+def inputs_of(network: GeneralizedRCNN, picture: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What the two parts in MODELS are given for a resized picture, uint8 (3, H, W): (1, 3, h, w) and (P, C, side, side) float32."""
+    images, _ = network.transform([picture.float() / 255])
+    levels = network.backbone(images.tensors)
+    proposals, _ = network.rpn(images, levels)
+    return images.tensors.numpy(), network.roi_heads.box_roi_pool(levels, proposals, images.image_sizes).numpy()
+
+
 class CompiledDetector:
     """Called with resized pictures, uint8 (3, H, W), it gives of each boxes (D, 4), scores (D,) and labels (D,) from 1."""
 
-    def __init__(self, network: GeneralizedRCNN, runtime: Runtime):
+    def __init__(self, network: GeneralizedRCNN, models: dict[str, ov.Model], runtime: Runtime):
         self._transform, self._rpn, self._heads = network.transform, network.rpn, network.roi_heads
-        self._front = compile_model(from_torch(_Front(network), torch.zeros(1, 3, 64, 96)), runtime)
-        side = self._heads.box_roi_pool.side
-        pooled = torch.zeros(2, network.backbone.out_channels, side, side)
-        self._box_head = compile_model(from_torch(_BoxHead(network), pooled), runtime)
+        self._front, self._box_head = (compile_model(models[name], runtime) for name in MODELS)
 
     @torch.inference_mode()
     def __call__(self, pictures: list[Tensor]) -> list[dict[str, Tensor]]:

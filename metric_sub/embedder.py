@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
-from metric_sub.openvino_engine import CompiledEmbedder
+from metric_sub.openvino_engine import CompiledEmbedder, embedder_model, model_names
 from shared.config import Embed, Embedder
 from shared.errors import UserError
+from shared.quantized import read_quantized
 from shared.runtime import Runtime
 from shared.weights import fill_backbone, load_weights, read_description, save_weights
 
@@ -195,9 +196,12 @@ def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[Traine
     networks = [build_embedder(model, shape, load_pretrained=False) for _ in range(description["networks"])]
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
-    ready = CompiledEmbedder if runtime.engine == "openvino" else _on_device
-    return [TrainedEmbedder(ready(network.eval(), runtime), rule, flip) for network in networks]
-
-
-def _on_device(network: EmbeddingNet, runtime: Runtime) -> EmbeddingNet:
-    return network.to(runtime.device)
+    for network in networks:
+        network.eval()
+    if runtime.engine == "torch":
+        return [TrainedEmbedder(network.to(runtime.device), rule, flip) for network in networks]
+    if runtime.precision == "int8":
+        compiled = read_quantized(folder, model_names(len(networks))).values()
+    else:
+        compiled = map(embedder_model, networks)
+    return [TrainedEmbedder(CompiledEmbedder(model, shape.dimension, runtime), rule, flip) for model in compiled]

@@ -26,6 +26,7 @@ from shared.config import Config, Match, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
+from shared.quantized import runtime_settings
 from shared.runtime import Runtime, choose_runtime
 from shared.tables import BOX
 from shared.weights import read_description, refuse_other_architecture
@@ -89,7 +90,7 @@ def embed_detections(
         "architectures": [description["architecture"] for description in trained.values()],
         "batch_size": config.embed.batch_size,
         "flip": config.embed.flip,
-        "runtime": runtime.settings,
+        "runtime": runtime_settings(runtime, *trained),
     }
     step = Step(
         options.work / "embeddings" / kind,

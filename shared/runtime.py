@@ -98,12 +98,16 @@ def cpu_has_bf16() -> bool:
 
 
 def compile_model(model: ov.Model, runtime: Runtime) -> ov.CompiledModel:
-    """The model ready to run on the CPU, in the runtime's precision, with torch's number of threads."""
+    """The model ready to run on the CPU, in the runtime's precision, with torch's number of threads.
+
+    Of an INT8 model the layers that are none run in bf16 where the CPU multiplies it.
+    """
+    bf16 = runtime.precision == "bf16" or (runtime.precision == "int8" and cpu_has_bf16())
     return ov.Core().compile_model(
         model,
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": "bf16" if runtime.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
         },

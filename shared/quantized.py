@@ -1,0 +1,89 @@
+"""INT8 weights beside a model's float weights, in <model>/int8: written by `quantize`, read where `runtime.precision` is int8.
+
+The folder is a step (see shared/work.py): its manifest, written last, names the float weights that it was made of, the
+calibration pictures, the versions of NNCF and OpenVINO, what it costs, and the SHA-256 of every file. This module needs no NNCF.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import openvino as ov
+
+from shared.errors import UserError
+from shared.runtime import Runtime
+from shared.weights import file_sha256, read_description
+from shared.work import Step
+
+FOLDER = "int8"
+HOW = "Run `bash run.sh quantize`, with the --config, --data and --weights of the training, or choose another runtime.precision."
+
+
+def save_quantized(step: Step, models: dict[str, ov.Model]) -> dict[str, str]:
+    """Writes each model as <name>.xml and <name>.bin into the step's folder; gives the files' SHA-256 by name.
+
+    The step is not finished by this: until its manifest is there, the files count as nothing.
+    """
+    sums = {}
+    for name, model in models.items():
+        path = step.folder / f"{name}.xml"
+        try:
+            ov.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # OpenVINO's word for a full disk too
+            raise OSError(f"{path} cannot be written ({str(error).splitlines()[-1]})") from None
+        for file in (path, path.with_suffix(".bin")):
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+            sums[file.name] = file_sha256(file)
+    return sums
+
+
+def read_quantized(folder: Path, names: list[str]) -> dict[str, ov.Model]:
+    """The INT8 models of a model's folder by name.
+
+    Raises UserError where there are none, where they were made of other float weights, and where a file is damaged.
+    """
+    sums = _manifest(folder)["files"]
+    expected = sorted(f"{name}{suffix}" for name in names for suffix in (".bin", ".xml"))
+    if sorted(sums) != expected:
+        raise UserError(f"{folder / FOLDER}: expected {', '.join(expected)}, found {', '.join(sorted(sums))}: of another version. {HOW}")
+    for name, expected_sum in sums.items():
+        path = folder / FOLDER / name
+        if not path.is_file() or file_sha256(path) != expected_sum:
+            raise UserError(f"{path}: expected the file with sha256 {expected_sum}, found another or none. {HOW}")
+    core = ov.Core()
+    return {name: core.read_model(folder / FOLDER / f"{name}.xml", folder / FOLDER / f"{name}.bin") for name in names}
+
+
+def runtime_settings(runtime: Runtime, *folders: Path) -> dict:
+    """What results depend on, for a step's fingerprint: the runtime and, in INT8, the INT8 weights of the models' folders.
+
+    Raises UserError as `read_quantized` does, but for damaged files.
+    """
+    if runtime.precision != "int8":
+        return runtime.settings
+    return {**runtime.settings, "int8": [_manifest(folder)["files"] for folder in folders]}
+
+
+def discard(step: Step) -> None:
+    """Removes what was built, so that inference finds no INT8 weights."""
+    shutil.rmtree(step.folder)
+
+
+def _manifest(folder: Path) -> dict:
+    """The manifest of a model's INT8 weights. Raises UserError where they are missing or were made of other float weights."""
+    path = folder / FOLDER / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        made_of, _ = manifest["depends"]["weights"], manifest["files"]
+    except FileNotFoundError:
+        raise UserError(f"{folder}: runtime.precision int8 wants INT8 weights, and there are none (no {path.name} in {path.parent}). {HOW}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not the manifest of INT8 weights. {HOW}") from None
+    weights = read_description(folder)["sha256"]
+    if made_of != weights:
+        raise UserError(
+            f"{folder / FOLDER}: made of other float weights: expected sha256 {weights}, found {made_of}. The model was trained again since. {HOW}"
+        )
+    return manifest
