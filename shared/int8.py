@@ -46,7 +46,7 @@ def load_nncf() -> ModuleType:
     try:
         import nncf
     except ImportError:
-        raise UserError("quantize wants NNCF, which is not installed. Run: .venv/bin/python -m pip install nncf") from None
+        raise UserError("quantize wants NNCF, which is not installed here. Run `bash run.sh setup`, or .venv/bin/python -m pip install nncf.") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
 
