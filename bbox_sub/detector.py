@@ -17,11 +17,10 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from bbox_sub.body import build_body, preprocessing
-from bbox_sub.openvino_engine import MODELS, CompiledDetector, detector_models
+from bbox_sub.openvino_engine import CompiledDetector
 from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
 from shared.config import Config, Detector
 from shared.errors import UserError
-from shared.quantized import read_quantized
 from shared.runtime import Runtime, choose_runtime
 from shared.weights import load_weights, read_description
 
@@ -158,6 +157,5 @@ def load_detector(
     load_weights(folder, model)
     model.eval()
     if runtime.engine == "openvino":
-        int8 = runtime.precision == "int8"
-        return CompiledDetector(model, read_quantized(folder, MODELS) if int8 else detector_models(model), runtime), config
+        return CompiledDetector(model, runtime, folder), config
     return model.to(runtime.device), config

@@ -16,7 +16,7 @@ from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from bbox_sub.evaluate import PICTURES_AT_ONCE, Truth, average_precision
 from bbox_sub.judge import LEAST_SCORE, labelled_in
-from bbox_sub.openvino_engine import MODELS, CompiledDetector, detector_models, inputs_of
+from bbox_sub.openvino_engine import CompiledDetector, float_models
 from bbox_sub.resize import resize_picture, resized_size
 from bbox_sub.targets import fit_boxes, labelled_pictures
 from shared.calibration import calibration_pictures
@@ -36,8 +36,7 @@ from shared.work import Step, locked, table_fingerprint
 
 log = logging.getLogger("quantize")
 
-BOX_HEAD_PICTURES = 32  # whose proposals calibrate the box head, at most: torch finds them, slowly
-PROPOSALS = 32  # of each of these pictures, at most
+PROPOSALS = 32  # of each picture that calibrate the box head, at most
 
 FLOAT = Runtime("openvino", "f32", "cpu", "what INT8 is compared with")
 INT8 = Runtime("openvino", "int8", "cpu", "what is measured")
@@ -79,16 +78,17 @@ def quantize_detector(config: Config, options: argparse.Namespace, description: 
     if step.done:
         return
     network, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE, engine="torchvision", **keys)
+    in_float = CompiledDetector(network, FLOAT, weights)
     measure, as_float = None, None
     if judging:
         images, truth = judged_pictures(judging, options, config)
-        as_float = judge(CompiledDetector(network, detector_models(network), FLOAT), images, truth, config, "mAP in float32")
+        as_float = judge(in_float, images, truth, config, "mAP in float32")
 
         def measure(models: dict) -> dict:
-            as_int8 = judge(CompiledDetector(network, models, INT8), images, truth, config, "mAP in INT8")
+            as_int8 = judge(CompiledDetector(network, INT8, weights, models), images, truth, config, "mAP in INT8")
             return {"loss": as_float["mAP"] - as_int8["mAP"], "int8": as_int8}
 
-    sources = sources_of(network, read_calibration(chosen, config))
+    sources = sources_of(network, in_float, read_calibration(chosen, config))
     try:
         made = quantize_within(sources, settings, measure, settings.max_map_loss, "detector, mAP")
     except UserError:
@@ -144,20 +144,20 @@ def read_calibration(chosen: pd.DataFrame, config: Config) -> list[torch.Tensor]
     return pictures
 
 
-def sources_of(network: torch.nn.Module, pictures: list[torch.Tensor]) -> dict[str, Source]:
-    """Both parts of the detector with what calibrates them: the pictures, and proposals pooled from some of them."""
-    rng, pooled = np.random.default_rng(0), []
-    places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), BOX_HEAD_PICTURES)).round().astype(int))
-    for place in places:
-        of_picture = inputs_of(network, pictures[place])[1]  # (P, C, side, side)
-        if len(of_picture):
-            pooled.append(of_picture[np.sort(rng.permutation(len(of_picture))[:PROPOSALS])])
-    models = detector_models(network)
-    given = {
-        "front": (pictures, lambda picture: network.transform([picture.float() / 255])[0].tensors.numpy()),
-        "box_head": (pooled, np.asarray),
+def sources_of(
+    network: torch.nn.Module, in_float: CompiledDetector, pictures: list[torch.Tensor]
+) -> dict[str, Source]:
+    """Both parts of the detector with what calibrates them: the pictures, and proposals pooled from them, an even choice of each."""
+    pooled = []
+    for picture in pictures:  # one by one: all proposals of all pictures are too many to hold
+        [given] = in_float.pooled_proposals([picture])  # (P, side * side * C)
+        if len(given):
+            pooled.append(given[np.unique(np.linspace(0, len(given) - 1, PROPOSALS).round())].numpy())
+    models = {name: make() for name, make in float_models(network).items()}
+    return {
+        "front": Source(models["front"], pictures, lambda picture: picture[None].numpy()),
+        "box_head": Source(models["box_head"], pooled, np.asarray),
     }
-    return {name: Source(models[name], *given[name]) for name in MODELS}
 
 
 def judged_pictures(

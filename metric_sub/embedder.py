@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
-from metric_sub.openvino_engine import CompiledEmbedder, embedder_model, model_names
+from metric_sub.openvino_engine import CompiledEmbedder
 from shared.config import Embed, Embedder
 from shared.errors import UserError
-from shared.quantized import read_quantized
 from shared.runtime import Runtime
 from shared.weights import fill_backbone, load_weights, read_description, save_weights
 
@@ -60,7 +59,10 @@ class EmbeddingNet(nn.Module):
         self.norm = nn.BatchNorm1d(dimension)
 
     def forward(self, crops: Tensor) -> Tensor:
-        features = self.backbone((crops - self.mean) / self.std)  # (B, C, h, w)
+        return self.embed_features(self.backbone((crops - self.mean) / self.std))
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """The backbone's (B, C, h, w) -> unit vectors (B, dimension) float32."""
         embedding = self.norm(self.project(self.pool(features)))  # (B, D)
         return F.normalize(embedding.float(), dim=1)
 
@@ -196,12 +198,9 @@ def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[Traine
     networks = [build_embedder(model, shape, load_pretrained=False) for _ in range(description["networks"])]
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
-    for network in networks:
-        network.eval()
-    if runtime.engine == "torch":
-        return [TrainedEmbedder(network.to(runtime.device), rule, flip) for network in networks]
-    if runtime.precision == "int8":
-        compiled = read_quantized(folder, model_names(len(networks))).values()
+    ready = [network.eval() for network in networks]
+    if runtime.engine == "openvino":
+        ready = [CompiledEmbedder(network, runtime, folder, f"network{k}") for k, network in enumerate(ready)]
     else:
-        compiled = map(embedder_model, networks)
-    return [TrainedEmbedder(CompiledEmbedder(model, shape.dimension, runtime), rule, flip) for model in compiled]
+        ready = [network.to(runtime.device) for network in ready]
+    return [TrainedEmbedder(network, rule, flip) for network in ready]

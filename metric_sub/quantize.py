@@ -7,21 +7,21 @@ and refuses where one is past its limit. What stands already is reused.
 
 import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pandas as pd
 
-from metric_sub.crops import crops_of_boxes, to_input
+from metric_sub.crops import crops_of_boxes
 from metric_sub.embed import CropEmbedder, join_vectors
 from metric_sub.embedder import TrainedEmbedder, load_embedders
 from metric_sub.evaluate import CROPS_AT_ONCE, recall_of_vectors
 from metric_sub.infer import read_trained
 from metric_sub.judge import Sides
 from metric_sub.labelled import boxed_pictures, labelled_boxes
-from metric_sub.openvino_engine import CompiledEmbedder, embedder_model, model_names
+from metric_sub.openvino_engine import CompiledEmbedder, float_model
 from shared.calibration import calibration_pictures, draw_evenly
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
@@ -91,8 +91,7 @@ def quantize_embedders(config: Config, options: argparse.Namespace, trained: dic
     judged = None
     if boxes is not None:
         as_float = {
-            folder: compiled(embedders, [embedder_model(each.net) for each in embedders], FLOAT)
-            for folder, embedders in networks.items()
+            folder: load_embedders(folder, runtime=FLOAT, flip=config.embed.flip) for folder in networks
         }
         judged = Judged(boxes, embed_boxes(as_float, boxes, config, "recall@1 in float32"))
     try:
@@ -184,18 +183,19 @@ def quantize_embedder(
     folder: Path, embedders: list[TrainedEmbedder], crops: list[np.ndarray], judged: Judged | None, config: Config
 ) -> tuple[Quantized, np.ndarray | None]:
     """One embedder in INT8, and its vectors of the judged boxes."""
-    names = model_names(len(embedders))
-    sources = {}
-    for name, embedder in zip(names, embedders, strict=True):
-        model = embedder_model(embedder.net)
-        sources[name] = Source(model, crops, lambda crop: to_input([crop]).numpy(), tail_of(model))
+    sources = {
+        f"network{k}": Source(float_model(each.net), crops, lambda crop: crop[None]) for k, each in enumerate(embedders)
+    }
     vectors, measure = [None], None
     if judged:
         as_float = judged.recall(judged.vectors[folder])
 
         def measure(models: dict[str, ov.Model]) -> dict:
-            in_int8 = {folder: compiled(embedders, [models[name] for name in names], INT8)}
-            vectors[0] = embed_boxes(in_int8, judged.boxes, config, f"recall@1 of {folder.name} in INT8")[folder]
+            in_int8 = [
+                replace(each, net=CompiledEmbedder(each.net, INT8, folder, name, models[name]))
+                for name, each in zip(sources, embedders, strict=True)
+            ]
+            vectors[0] = embed_boxes({folder: in_int8}, judged.boxes, config, f"recall@1 of {folder.name} in INT8")[folder]
             as_int8 = judged.recall(vectors[0])
             cosine = float((vectors[0] * judged.vectors[folder]).sum(axis=1).mean())
             return {"loss": as_float - as_int8, "float": as_float, "int8": as_int8, "cosine": cosine}
@@ -204,15 +204,6 @@ def quantize_embedder(
         sources, config.quantize, measure, config.quantize.max_recall_loss, f"{folder.name}, recall@1"
     )
     return made, vectors[0]
-
-
-def tail_of(model: ov.Model) -> list[str]:
-    """The layers from the pooling on: few, and of unit length only where they are exact, so they stay in float."""
-    after = {node.get_friendly_name() for node in model.get_ops() if node.get_friendly_name().startswith("__module.pool")}
-    for node in model.get_ordered_ops():
-        if any(port.get_source_output().get_node().get_friendly_name() in after for port in node.inputs()):
-            after.add(node.get_friendly_name())
-    return sorted(after)
 
 
 def ensemble_cost(judged: Judged, vectors: dict[Path, np.ndarray], limit: float) -> dict:
@@ -226,14 +217,6 @@ def ensemble_cost(judged: Judged, vectors: dict[Path, np.ndarray], limit: float)
             "quantize.float_layers that begin higher, or a higher limit; or run in runtime.precision bf16."
         )
     return {"float": as_float, "int8": as_int8, "loss": as_float - as_int8}
-
-
-def compiled(embedders: list[TrainedEmbedder], models: list[ov.Model], runtime: Runtime) -> list[TrainedEmbedder]:
-    """The same embedders, run by OpenVINO with these models."""
-    return [
-        TrainedEmbedder(CompiledEmbedder(model, each.dimension, runtime), each.crop_rule, each.flip)
-        for each, model in zip(embedders, models, strict=True)
-    ]
 
 
 def embed_boxes(

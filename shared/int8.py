@@ -24,12 +24,11 @@ LAYERS = {"Convolution", "GroupConvolution", "MatMul", "Add", "Multiply"}  # wha
 
 @dataclass(frozen=True)
 class Source:
-    """A float model, things that `prepare` makes its inputs of (float32), and the names of layers that stay in float."""
+    """A float model, and things that `prepare` makes its inputs of."""
 
     model: ov.Model
     samples: Sequence
     prepare: Callable[[object], np.ndarray]
-    float_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,16 @@ def quantize_within(
 
 
 def quantize_model(source: Source, settings: Quantize, float_names: Iterable[str] = ()) -> ov.Model:
-    """The source's model with INT8 convolutions and matrix products, but for the layers named."""
+    """The source's model with INT8 convolutions and matrix products, but for the layers named. Without samples it stays as it is."""
     nncf = load_nncf()
+    if not source.samples:
+        return source.model
     return nncf.quantize(
         source.model.clone(),
         nncf.Dataset(source.samples, source.prepare),
         preset=nncf.QuantizationPreset(settings.preset),
         subset_size=len(source.samples),
-        ignored_scope=nncf.IgnoredScope(names=sorted({*source.float_names, *float_names}), validate=False),
+        ignored_scope=nncf.IgnoredScope(names=sorted(float_names), validate=False),
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import openvino as ov
 
 from shared.errors import UserError
-from shared.runtime import Runtime
 from shared.weights import file_sha256, read_description
 from shared.work import Step
 
@@ -39,51 +38,45 @@ def save_quantized(step: Step, models: dict[str, ov.Model]) -> dict[str, str]:
     return sums
 
 
-def read_quantized(folder: Path, names: list[str]) -> dict[str, ov.Model]:
-    """The INT8 models of a model's folder by name.
+def read_quantized(folder: Path, name: str) -> ov.Model:
+    """One of the INT8 models of a model's folder.
 
     Raises UserError where there are none, where they were made of other float weights, and where a file is damaged.
     """
-    sums = _manifest(folder)["files"]
-    expected = sorted(f"{name}{suffix}" for name in names for suffix in (".bin", ".xml"))
-    if sorted(sums) != expected:
-        raise UserError(f"{folder / FOLDER}: expected {', '.join(expected)}, found {', '.join(sorted(sums))}: of another version. {HOW}")
-    for name, expected_sum in sums.items():
-        path = folder / FOLDER / name
-        if not path.is_file() or file_sha256(path) != expected_sum:
-            raise UserError(f"{path}: expected the file with sha256 {expected_sum}, found another or none. {HOW}")
-    core = ov.Core()
-    return {name: core.read_model(folder / FOLDER / f"{name}.xml", folder / FOLDER / f"{name}.bin") for name in names}
+    sums, files = quantized_files(folder), [f"{name}.xml", f"{name}.bin"]
+    for file in files:
+        path = folder / FOLDER / file
+        if file not in sums:
+            raise UserError(f"{path}: expected among the INT8 weights, found {', '.join(sorted(sums))}: of another version. {HOW}")
+        if not path.is_file() or file_sha256(path) != sums[file]:
+            raise UserError(f"{path}: expected the file with sha256 {sums[file]}, found another or none. {HOW}")
+    return ov.Core().read_model(*(folder / FOLDER / file for file in files))
 
 
-def runtime_settings(runtime: Runtime, *folders: Path) -> dict:
-    """What results depend on, for a step's fingerprint: the runtime and, in INT8, the INT8 weights of the models' folders.
+def quantized_files(folder: Path) -> dict[str, str]:
+    """The files of a model's INT8 weights and their SHA-256, as the manifest tells them; the files are not looked at.
 
-    Raises UserError as `read_quantized` does, but for damaged files.
+    Raises UserError where there are none or they were made of other float weights.
     """
-    if runtime.precision != "int8":
-        return runtime.settings
-    return {**runtime.settings, "int8": [_manifest(folder)["files"] for folder in folders]}
-
-
-def discard(step: Step) -> None:
-    """Removes what was built, so that inference finds no INT8 weights."""
-    shutil.rmtree(step.folder)
-
-
-def _manifest(folder: Path) -> dict:
-    """The manifest of a model's INT8 weights. Raises UserError where they are missing or were made of other float weights."""
     path = folder / FOLDER / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        made_of, _ = manifest["depends"]["weights"], manifest["files"]
+        made_of, files = manifest["depends"]["weights"], manifest["files"]
     except FileNotFoundError:
-        raise UserError(f"{folder}: runtime.precision int8 wants INT8 weights, and there are none (no {path.name} in {path.parent}). {HOW}") from None
+        raise UserError(
+            f"{folder}: runtime.precision int8 wants INT8 weights, and there are none (no {path.name} in {path.parent}). {HOW}"
+        ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not the manifest of INT8 weights. {HOW}") from None
     weights = read_description(folder)["sha256"]
     if made_of != weights:
         raise UserError(
-            f"{folder / FOLDER}: made of other float weights: expected sha256 {weights}, found {made_of}. The model was trained again since. {HOW}"
+            f"{path.parent}: made of other float weights: expected sha256 {weights}, found {made_of}. The model was trained again "
+            f"since. {HOW}"
         )
-    return manifest
+    return files
+
+
+def discard(step: Step) -> None:
+    """Removes what was built, so that inference finds no INT8 weights."""
+    shutil.rmtree(step.folder)

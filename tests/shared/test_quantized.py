@@ -10,8 +10,8 @@ import torch
 from openvino import opset13 as ops
 
 from shared.errors import UserError
-from shared.quantized import discard, read_quantized, runtime_settings, save_quantized
-from shared.runtime import PLAIN, Runtime
+from shared.quantized import discard, read_quantized, save_quantized
+from shared.runtime import PLAIN, Runtime, runtime_settings
 from shared.weights import read_description, save_weights
 from shared.work import Step
 
@@ -40,7 +40,7 @@ def write(folder, finish=True):
 
 
 def test_what_was_written_is_read_and_runs(folder):
-    model = read_quantized(folder, ["network0"])["network0"]
+    model = read_quantized(folder, "network0")
     given = np.float32([[1, 2]])
     assert ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(given)[0].tolist() == [[2, 4]]
     assert json.loads((folder / "int8" / "manifest.json").read_text())["rows"] == 2
@@ -53,7 +53,7 @@ def test_fingerprints_name_the_int8_files(folder):
 
 def test_missing_weights_tell_the_command(tmp_path):
     save_weights(tmp_path, torch.nn.Linear(2, 2), {})
-    for refuses in (lambda: read_quantized(tmp_path, ["network0"]), lambda: runtime_settings(INT8, tmp_path)):
+    for refuses in (lambda: read_quantized(tmp_path, "network0"), lambda: runtime_settings(INT8, tmp_path)):
         with pytest.raises(UserError, match="there are none.*run.sh quantize"):
             refuses()
 
@@ -62,13 +62,13 @@ def test_an_interrupted_run_leaves_nothing_that_inference_would_take(tmp_path):
     save_weights(tmp_path, torch.nn.Linear(2, 2), {})
     write(tmp_path, finish=False)
     with pytest.raises(UserError, match="there are none"):
-        read_quantized(tmp_path, ["network0"])
+        read_quantized(tmp_path, "network0")
 
 
 def test_weights_of_a_model_that_was_trained_again_are_refused(folder):
     save_weights(folder, torch.nn.Linear(2, 2), {})
     with pytest.raises(UserError, match="made of other float weights"):
-        read_quantized(folder, ["network0"])
+        read_quantized(folder, "network0")
     with pytest.raises(UserError, match="made of other float weights"):
         runtime_settings(INT8, folder)
 
@@ -78,22 +78,22 @@ def test_a_damaged_or_missing_file_is_refused(folder, name):
     path = folder / "int8" / name
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(UserError, match=f"{name}: expected the file with sha256"):
-        read_quantized(folder, ["network0"])
+        read_quantized(folder, "network0")
     path.unlink()
     with pytest.raises(UserError, match=f"{name}: expected the file with sha256"):
-        read_quantized(folder, ["network0"])
+        read_quantized(folder, "network0")
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", "{}", '{"depends": {}, "files": {}}', '{"depends": []}'])
 def test_a_manifest_of_something_else_is_refused(folder, text):
     (folder / "int8" / "manifest.json").write_text(text)
     with pytest.raises(UserError, match="not the manifest of INT8 weights"):
-        read_quantized(folder, ["network0"])
+        read_quantized(folder, "network0")
 
 
 def test_other_networks_than_the_models_are_refused(folder):
-    with pytest.raises(UserError, match="expected network0.bin, network0.xml, network1.bin, network1.xml, found"):
-        read_quantized(folder, ["network0", "network1"])
+    with pytest.raises(UserError, match="network1.xml: expected among the INT8 weights, found network0.bin, network0.xml"):
+        read_quantized(folder, "network1")
 
 
 def test_nothing_is_left_of_discarded_weights(folder):
