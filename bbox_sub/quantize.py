@@ -152,7 +152,7 @@ def sources_of(
     for picture in pictures:  # one by one: all proposals of all pictures are too many to hold
         [given] = in_float.pooled_proposals([picture])  # (P, side * side * C)
         if len(given):
-            pooled.append(given[np.unique(np.linspace(0, len(given) - 1, PROPOSALS).round())].numpy())
+            pooled.append(given[np.unique(np.linspace(0, len(given) - 1, PROPOSALS).round().astype(int))].numpy())
     models = {name: make() for name, make in float_models(network).items()}
     return {
         "front": Source(models["front"], pictures, lambda picture: picture[None].numpy()),

@@ -71,7 +71,7 @@ def quantize_within(
     for n_float in settings.float_layers:
         if n_float and ranked is None:
             whole = {name: quantize_model(source, settings) for name, source in sources.items()}
-            ranked = rank_layers({name: (model, some_inputs(sources[name])) for name, model in whole.items()})
+            ranked = rank_layers({name: (model, some_inputs(sources[name])) for name, model in whole.items() if sources[name].samples})
         kept = (ranked or [])[:n_float]
         models = {
             name: quantize_model(source, settings, [layer for model, layer in kept if model == name])
