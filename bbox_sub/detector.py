@@ -17,11 +17,11 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from bbox_sub.body import build_body, preprocessing
-from bbox_sub.openvino_engine import CompiledDetector
+from bbox_sub.openvino_engine import MODELS, SOURCE, CompiledDetector, detector_models
 from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
 from shared.config import Config, Detector
 from shared.errors import UserError
-from shared.runtime import Runtime, choose_runtime
+from shared.runtime import Cache, Runtime, choose_runtime, on_device
 from shared.weights import load_weights, read_description
 
 INFERENCE_KEYS = {
@@ -157,5 +157,6 @@ def load_detector(
     load_weights(folder, model)
     model.eval()
     if runtime.engine == "openvino":
-        return CompiledDetector(model, runtime, folder), config
-    return model.to(runtime.device), config
+        caches = {name: Cache.of(folder, name, SOURCE) for name in MODELS}
+        return CompiledDetector(model, detector_models(model), runtime, caches), config
+    return on_device(model, runtime), config

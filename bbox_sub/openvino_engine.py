@@ -5,9 +5,10 @@ boxes. Between them torch picks the proposals and pools their boxes, and behind 
 the very functions of rcnn.py.
 """
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
+import openvino as ov
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,9 +18,11 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from bbox_sub.pooling import pool_boxes
 from bbox_sub.rcnn import STRIDES, level_of_boxes
-from shared.runtime import Runtime, Workers, compiled, from_torch
+from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
 
 POOLED_LEVELS = len(STRIDES) - 1
+MODELS = ("front", "box_head")
+SOURCE = Path(__file__)
 DIVISOR = 32  # pictures are padded to multiples of it
 
 
@@ -67,26 +70,40 @@ class BoxHead(nn.Module):
         return self.predictor(self.fc7(self.fc6(pooled).relu()).relu())
 
 
+def detector_models(network: GeneralizedRCNN) -> dict[str, Callable[[], ov.Model]]:
+    """What makes the two models that OpenVINO runs of a detector, by the names in MODELS, in float32.
+
+    front: a picture uint8 (1, 3, H, W), of any size. box_head: pooled boxes float32 (N, side * side * C).
+    """
+    n_pooled = network.roi_heads.box_roi_pool.side**2 * network.backbone.out_channels
+    return {
+        "front": lambda: from_torch(Front(network), torch.zeros(1, 3, 64, 96, dtype=torch.uint8)),
+        "box_head": lambda: from_torch(BoxHead(network), torch.zeros(2, n_pooled)),
+    }
+
+
 class CompiledDetector:
     """Called with resized pictures, uint8 (3, H, W), it gives of each boxes (D, 4), scores (D,) and labels (D,) from 1.
 
     Several pictures are at work at a time, each by itself: what is found in one never depends on which others came with it.
     """
 
-    def __init__(self, network: GeneralizedRCNN, runtime: Runtime, folder: Path):
-        self._rpn, self._heads, channels = network.rpn, network.roi_heads, network.backbone.out_channels
+    def __init__(
+        self,
+        network: GeneralizedRCNN,
+        makes: dict[str, Callable[[], ov.Model]],
+        runtime: Runtime,
+        caches: dict[str, Cache | None],
+    ):
+        """makes, caches: by the names in MODELS; what `detector_models` gives, or models that do the same in less precision."""
+        self._rpn, self._heads = network.rpn, network.roi_heads
         self._side = self._heads.box_roi_pool.side
-        front = partial(from_torch, Front(network), torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
-        box_head = partial(from_torch, BoxHead(network), torch.zeros(2, self._side**2 * channels))
-        self._workers = Workers(
-            compiled(front, runtime, folder, "front", __file__),
-            compiled(box_head, runtime, folder, "box_head", __file__),
-        )
+        self._workers = Workers(*(compiled(makes[name], runtime, caches[name]) for name in MODELS))
 
     def __call__(self, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
         return self._workers.map(self._detect, pictures)
 
-    def _detect(self, front, box_head, picture: Tensor) -> dict[str, Tensor]:
+    def _detect(self, front: Request, box_head: Request, picture: Tensor) -> dict[str, Tensor]:
         given = front(picture[None])
         levels, rest = given[:POOLED_LEVELS], [each.permute(0, 3, 1, 2) for each in given[POOLED_LEVELS:]]
         images = ImageList(picture[None], [tuple(picture.shape[-2:])])
