@@ -22,34 +22,22 @@ def detect_boxes(
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(boxes_xyxy (N, 4) float32, scores (N,) float32, labels (N,) int64) of each picture, best first.
 
-    Pictures are uint8 H x W x 3 of any sizes; in torch those that are resized to one size share a batch, a compiled detector
-    takes each by itself. Boxes are clipped pixels
+    Pictures are uint8 H x W x 3 of any sizes; those that are resized to one size share a batch. Boxes are clipped pixels
     of the original picture; those with no area are left out.
     """
+    device = next(model.parameters()).device if isinstance(model, nn.Module) else None
     sizes = [resized_size(*image.shape[:2], short_side, max_side) for image in images_rgb]
-    if isinstance(model, CompiledDetector):
-        outputs = model([resize_picture(image, size) for image, size in zip(images_rgb, sizes, strict=True)])
-    else:
-        outputs = _by_torch(model, images_rgb, sizes, batch_size)
-    return [
-        _in_original(output, image.shape[:2], size_hw)
-        for output, image, size_hw in zip(outputs, images_rgb, sizes, strict=True)
-    ]
-
-
-def _by_torch(
-    model: nn.Module, images_rgb: Sequence[np.ndarray], sizes: list[tuple[int, int]], batch_size: int
-) -> list[dict[str, torch.Tensor]]:
-    device = next(model.parameters()).device
-    outputs: list = [None] * len(images_rgb)
+    found: list = [None] * len(images_rgb)
     for size_hw in sorted(set(sizes)):
         places = [k for k, size in enumerate(sizes) if size == size_hw]
         for start in range(0, len(places), batch_size):
             batch = places[start : start + batch_size]
-            inputs = [resize_picture(images_rgb[k], size_hw).to(device).float() / 255 for k in batch]  # (3, h, w)
+            inputs = [resize_picture(images_rgb[k], size_hw) for k in batch]  # (3, h, w)
+            if device is not None:
+                inputs = [each.to(device).float() / 255 for each in inputs]
             for k, output in zip(batch, model(inputs), strict=True):
-                outputs[k] = output
-    return outputs
+                found[k] = _in_original(output, images_rgb[k].shape[:2], size_hw)
+    return found
 
 
 def _in_original(

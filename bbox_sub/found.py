@@ -12,7 +12,8 @@ from shared.config import Config
 from shared.dataset import media_fingerprint
 from shared.frames import read_picture
 from shared.progress import progress_bar
-from shared.runtime import Runtime, runtime_settings
+from shared.quantized import runtime_settings
+from shared.runtime import Runtime
 from shared.tables import BOX, Dataset
 from shared.weights import read_description
 from shared.work import Step, chunks, table_fingerprint

@@ -16,7 +16,7 @@ from shared.config import Config, save_config
 from shared.dataset import media_fingerprint
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
-from shared.runtime import runtime_settings
+from shared.quantized import runtime_settings
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, fingerprint, locked
 

@@ -6,7 +6,6 @@ the very functions of rcnn.py.
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import openvino as ov
@@ -19,9 +18,11 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from bbox_sub.pooling import pool_boxes
 from bbox_sub.rcnn import STRIDES, level_of_boxes
-from shared.runtime import Runtime, Workers, compile_now, compiled, from_torch
+from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
 
 POOLED_LEVELS = len(STRIDES) - 1
+MODELS = ("front", "box_head")
+SOURCE = Path(__file__)
 DIVISOR = 32  # pictures are padded to multiples of it
 
 
@@ -69,12 +70,15 @@ class BoxHead(nn.Module):
         return self.predictor(self.fc7(self.fc6(pooled).relu()).relu())
 
 
-def float_models(network: GeneralizedRCNN) -> dict[str, Callable[[], ov.Model]]:
-    """What makes each of the models that OpenVINO runs, in float32, by name: 'front' and 'box_head'."""
-    pooled = network.roi_heads.box_roi_pool.side**2 * network.backbone.out_channels
+def detector_models(network: GeneralizedRCNN) -> dict[str, Callable[[], ov.Model]]:
+    """What makes the two models that OpenVINO runs of a detector, by the names in MODELS, in float32.
+
+    front: a picture uint8 (1, 3, H, W), of any size. box_head: pooled boxes float32 (N, side * side * C).
+    """
+    n_pooled = network.roi_heads.box_roi_pool.side**2 * network.backbone.out_channels
     return {
-        "front": partial(from_torch, Front(network), torch.zeros(1, 3, 64, 96, dtype=torch.uint8)),
-        "box_head": partial(from_torch, BoxHead(network), torch.zeros(2, pooled)),
+        "front": lambda: from_torch(Front(network), torch.zeros(1, 3, 64, 96, dtype=torch.uint8)),
+        "box_head": lambda: from_torch(BoxHead(network), torch.zeros(2, n_pooled)),
     }
 
 
@@ -82,19 +86,19 @@ class CompiledDetector:
     """Called with resized pictures, uint8 (3, H, W), it gives of each boxes (D, 4), scores (D,) and labels (D,) from 1.
 
     Several pictures are at work at a time, each by itself: what is found in one never depends on which others came with it.
-    `models` by their names (see `float_models`), which are compiled and kept nowhere, take the place of the folder's.
     """
 
     def __init__(
-        self, network: GeneralizedRCNN, runtime: Runtime, folder: Path, models: dict[str, ov.Model] | None = None
+        self,
+        network: GeneralizedRCNN,
+        makes: dict[str, Callable[[], ov.Model]],
+        runtime: Runtime,
+        caches: dict[str, Cache | None],
     ):
+        """makes, caches: by the names in MODELS; what `detector_models` gives, or models that do the same in less precision."""
         self._rpn, self._heads = network.rpn, network.roi_heads
         self._side = self._heads.box_roi_pool.side
-        self._workers = Workers(
-            *(compile_now(model, runtime) for model in models.values())
-            if models
-            else (compiled(make, runtime, folder, name, __file__) for name, make in float_models(network).items())
-        )
+        self._workers = Workers(*(compiled(makes[name], runtime, caches[name]) for name in MODELS))
 
     def __call__(self, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
         return self._workers.map(self._detect, pictures)
@@ -102,13 +106,13 @@ class CompiledDetector:
     def pooled_proposals(self, pictures: list[Tensor]) -> list[Tensor]:
         """What the box head is given for each of the pictures: (P, side * side * C) float32."""
 
-        def pooled(front, _, picture: Tensor) -> Tensor:
+        def pooled(front: Request, _, picture: Tensor) -> Tensor:
             _, levels, boxes = self._look(front, picture)
             return self._pool(levels, boxes)
 
         return self._workers.map(pooled, pictures)
 
-    def _look(self, front, picture: Tensor) -> tuple[ImageList, list[Tensor], Tensor]:
+    def _look(self, front: Request, picture: Tensor) -> tuple[ImageList, list[Tensor], Tensor]:
         """The picture, its levels p2 to p5, and its proposals (P, 4)."""
         given = front(picture[None])
         levels, rest = given[:POOLED_LEVELS], [each.permute(0, 3, 1, 2) for each in given[POOLED_LEVELS:]]
@@ -116,7 +120,7 @@ class CompiledDetector:
         [boxes] = self._propose(images, rest[: len(rest) // 2], rest[len(rest) // 2 :])
         return images, levels, boxes
 
-    def _detect(self, front, box_head, picture: Tensor) -> dict[str, Tensor]:
+    def _detect(self, front: Request, box_head: Request, picture: Tensor) -> dict[str, Tensor]:
         images, levels, boxes = self._look(front, picture)
         if not len(boxes):
             return {"boxes": boxes, "scores": boxes[:, 0], "labels": torch.zeros(0, dtype=torch.int64)}

@@ -16,7 +16,7 @@ from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from bbox_sub.evaluate import PICTURES_AT_ONCE, Truth, average_precision
 from bbox_sub.judge import LEAST_SCORE, labelled_in
-from bbox_sub.openvino_engine import CompiledDetector, float_models
+from bbox_sub.openvino_engine import MODELS, CompiledDetector, detector_models
 from bbox_sub.resize import resize_picture, resized_size
 from bbox_sub.targets import fit_boxes, labelled_pictures
 from shared.calibration import calibration_pictures
@@ -78,14 +78,16 @@ def quantize_detector(config: Config, options: argparse.Namespace, description: 
     if step.done:
         return
     network, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE, engine="torchvision", **keys)
-    in_float = CompiledDetector(network, FLOAT, weights)
+    uncached = dict.fromkeys(MODELS)
+    in_float = CompiledDetector(network, detector_models(network), FLOAT, uncached)
     measure, as_float = None, None
     if judging:
         images, truth = judged_pictures(judging, options, config)
         as_float = judge(in_float, images, truth, config, "mAP in float32")
 
         def measure(models: dict) -> dict:
-            as_int8 = judge(CompiledDetector(network, INT8, weights, models), images, truth, config, "mAP in INT8")
+            makes = {name: lambda name=name: models[name] for name in MODELS}
+            as_int8 = judge(CompiledDetector(network, makes, INT8, uncached), images, truth, config, "mAP in INT8")
             return {"loss": as_float["mAP"] - as_int8["mAP"], "int8": as_int8}
 
     sources = sources_of(network, in_float, read_calibration(chosen, config))
@@ -153,7 +155,7 @@ def sources_of(
         [given] = in_float.pooled_proposals([picture])  # (P, side * side * C)
         if len(given):
             pooled.append(given[np.unique(np.linspace(0, len(given) - 1, PROPOSALS).round().astype(int))].numpy())
-    models = {name: make() for name, make in float_models(network).items()}
+    models = {name: make() for name, make in detector_models(network).items()}
     return {
         "front": Source(models["front"], pictures, lambda picture: picture[None].numpy()),
         "box_head": Source(models["box_head"], pooled, np.asarray),

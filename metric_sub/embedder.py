@@ -5,6 +5,7 @@
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
-from metric_sub.openvino_engine import CompiledEmbedder
+from metric_sub.openvino_engine import SOURCE, CompiledEmbedder, front_model
 from shared.config import Embed, Embedder
 from shared.errors import UserError
-from shared.runtime import Runtime
+from shared.quantized import made_or_quantized
+from shared.runtime import Cache, Runtime, on_device
 from shared.weights import fill_backbone, load_weights, read_description, save_weights
 
 INFERENCE_KEYS = {"flip", "batch_size"}  # of the section `embed`: what inference may choose after training
@@ -59,10 +61,7 @@ class EmbeddingNet(nn.Module):
         self.norm = nn.BatchNorm1d(dimension)
 
     def forward(self, crops: Tensor) -> Tensor:
-        return self.embed_features(self.backbone((crops - self.mean) / self.std))
-
-    def embed_features(self, features: Tensor) -> Tensor:
-        """The backbone's (B, C, h, w) -> unit vectors (B, dimension) float32."""
+        features = self.backbone((crops - self.mean) / self.std)  # (B, C, h, w)
         embedding = self.norm(self.project(self.pool(features)))  # (B, D)
         return F.normalize(embedding.float(), dim=1)
 
@@ -198,9 +197,17 @@ def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[Traine
     networks = [build_embedder(model, shape, load_pretrained=False) for _ in range(description["networks"])]
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
-    ready = [network.eval() for network in networks]
-    if runtime.engine == "openvino":
-        ready = [CompiledEmbedder(network, runtime, folder, f"network{k}") for k, network in enumerate(ready)]
-    else:
-        ready = [network.to(runtime.device) for network in ready]
-    return [TrainedEmbedder(network, rule, flip) for network in ready]
+    if runtime.engine == "torch":
+        return [TrainedEmbedder(on_device(network.eval(), runtime), rule, flip) for network in networks]
+    return [
+        TrainedEmbedder(CompiledEmbedder(network.eval(), make, runtime, cache), rule, flip)
+        for network, (make, cache) in zip(networks, _compilations(networks, runtime, folder), strict=True)
+    ]
+
+
+def _compilations(networks: list[EmbeddingNet], runtime: Runtime, folder: Path) -> list[tuple]:
+    """What makes each network's OpenVINO model, and where it is kept compiled."""
+    return [
+        made_or_quantized(partial(front_model, network), runtime, Cache.of(folder, f"network{k}", SOURCE), folder)
+        for k, network in enumerate(networks)
+    ]

@@ -26,7 +26,8 @@ from shared.config import Config, Match, save_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.progress import progress_bar
-from shared.runtime import Runtime, choose_runtime, runtime_settings
+from shared.quantized import runtime_settings
+from shared.runtime import Runtime, choose_runtime
 from shared.tables import BOX
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, fingerprint, locked, read_step, table_fingerprint

@@ -1,6 +1,6 @@
 """An embedder outside of torch: OpenVINO runs its backbone; GeM and the layers behind it, a thousandth of the work, stay in float32."""
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,9 @@ import torch
 from openvino import opset13 as ops
 from torch import Tensor, nn
 
-from shared.runtime import Runtime, Workers, compile_now, compiled, from_torch
+from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
+
+SOURCE = Path(__file__)
 
 
 class Front(nn.Module):
@@ -27,36 +29,27 @@ class Front(nn.Module):
 
 
 class CompiledEmbedder:
-    """Called with crops of any sizes, uint8 (H, W, 3) each, it gives their unit vectors (B, dimension) float32.
+    """Called with crops of one size, uint8 (B, H, W, 3), it gives their unit vectors (B, dimension) float32.
 
     Several crops are at work at a time, each by itself: a crop's vector never depends on which others came with it.
-    A `model`, which is compiled and kept nowhere, takes the place of the folder's of that name.
     """
 
-    def __init__(self, network: nn.Module, runtime: Runtime, folder: Path, name: str, model: ov.Model | None = None):
+    def __init__(self, network: nn.Module, make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None):
+        """make: gives the network's `front_model`, or one that does the same in less precision."""
         self.dimension = network.project.out_features
-        self._tail = network.embed_features
-        self._workers = Workers(
-            compile_now(model, runtime)
-            if model
-            else compiled(partial(float_model, network), runtime, folder, name, __file__)
-        )
+        self._pool, self._project, self._norm = network.pool, network.project, network.norm
+        self._workers = Workers(compiled(make, runtime, cache))
 
-    def __call__(self, crops_rgb: list[np.ndarray], *, flip: bool) -> np.ndarray:
-        """With `flip` each is the mean of the crop's vector and the mirrored one's, of unit length."""
-        vectors = self._workers.map(partial(self._embed, flip), crops_rgb)
-        return torch.cat(vectors).numpy() if vectors else np.zeros((0, self.dimension), np.float32)
+    def __call__(self, crops_rgb: np.ndarray) -> np.ndarray:
+        return torch.cat(self._workers.map(self._embed, list(crops_rgb))).numpy()
 
-    def _embed(self, flip: bool, front, crop_rgb: np.ndarray) -> Tensor:
-        crop = torch.from_numpy(crop_rgb)[None]  # (1, H, W, 3)
-        vector = self._tail(front(crop)[0].permute(0, 3, 1, 2))  # (1, D)
-        if flip:
-            vector = nn.functional.normalize(vector + self._tail(front(crop.flip(2))[0].permute(0, 3, 1, 2)), dim=1)
-        return vector
+    def _embed(self, front: Request, crop_rgb: np.ndarray) -> Tensor:
+        features = front(torch.from_numpy(np.ascontiguousarray(crop_rgb)[None]))[0].permute(0, 3, 1, 2)  # (1, C, h, w)
+        return nn.functional.normalize(self._norm(self._project(self._pool(features))), dim=1)  # (1, D)
 
 
-def float_model(network: nn.Module) -> ov.Model:
-    """What OpenVINO runs of a network, in float32."""
+def front_model(network: nn.Module) -> ov.Model:
+    """What OpenVINO runs of an embedder: crops uint8 (1, H, W, 3), of any size, to features (1, h, w, C) float32."""
     model = from_torch(Front(network), torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     for node in model.get_ordered_ops():
         if node.get_type_name() in ("Convolution", "GroupConvolution"):

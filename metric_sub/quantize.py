@@ -21,7 +21,7 @@ from metric_sub.evaluate import CROPS_AT_ONCE, recall_of_vectors
 from metric_sub.infer import read_trained
 from metric_sub.judge import Sides
 from metric_sub.labelled import boxed_pictures, labelled_boxes
-from metric_sub.openvino_engine import CompiledEmbedder, float_model
+from metric_sub.openvino_engine import CompiledEmbedder, front_model
 from shared.calibration import calibration_pictures, draw_evenly
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
@@ -184,7 +184,7 @@ def quantize_embedder(
 ) -> tuple[Quantized, np.ndarray | None]:
     """One embedder in INT8, and its vectors of the judged boxes."""
     sources = {
-        f"network{k}": Source(float_model(each.net), crops, lambda crop: crop[None]) for k, each in enumerate(embedders)
+        f"network{k}": Source(front_model(each.net), crops, lambda crop: crop[None]) for k, each in enumerate(embedders)
     }
     vectors, measure = [None], None
     if judged:
@@ -192,7 +192,7 @@ def quantize_embedder(
 
         def measure(models: dict[str, ov.Model]) -> dict:
             in_int8 = [
-                replace(each, net=CompiledEmbedder(each.net, INT8, folder, name, models[name]))
+                replace(each, net=CompiledEmbedder(each.net, lambda name=name: models[name], INT8, None))
                 for name, each in zip(sources, embedders, strict=True)
             ]
             vectors[0] = embed_boxes({folder: in_int8}, judged.boxes, config, f"recall@1 of {folder.name} in INT8")[folder]

@@ -12,7 +12,8 @@ from metric_sub.infer import read_trained
 from metric_sub.labelled import boxed_pictures
 from shared.config import Config
 from shared.progress import progress_bar
-from shared.runtime import Runtime, runtime_settings
+from shared.quantized import runtime_settings
+from shared.runtime import Runtime
 from shared.tables import BOX
 from shared.work import Step, chunks, table_fingerprint
 

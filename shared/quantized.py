@@ -7,11 +7,15 @@ calibration pictures, the versions of NNCF and OpenVINO, what it costs, and the 
 import json
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import openvino as ov
 
 from shared.errors import UserError
+from shared.runtime import Cache, Runtime
 from shared.weights import file_sha256, read_description
 from shared.work import Step
 
@@ -75,6 +79,29 @@ def quantized_files(folder: Path) -> dict[str, str]:
             f"since. {HOW}"
         )
     return files
+
+
+def made_or_quantized(
+    make: Callable[[], ov.Model], runtime: Runtime, cache: Cache, folder: Path
+) -> tuple[Callable[[], ov.Model], Cache]:
+    """What makes one of a folder's models, and where it is kept compiled: `make` and `cache`, or in INT8 those of the INT8 weights.
+
+    Raises UserError as `quantized_files` does.
+    """
+    if runtime.precision != "int8":
+        return make, cache
+    depends = {**cache.depends, "int8": quantized_files(folder)}
+    return partial(read_quantized, folder, cache.name), replace(cache, depends=depends)
+
+
+def runtime_settings(runtime: Runtime, *folders: Path) -> dict:
+    """What results of some models depend on beside their float weights, for a step's fingerprint: the runtime and INT8 weights.
+
+    Raises UserError as `quantized_files` does.
+    """
+    if runtime.precision != "int8":
+        return runtime.settings
+    return {**runtime.settings, "int8": [quantized_files(folder) for folder in folders]}
 
 
 def discard(step: Step) -> None:

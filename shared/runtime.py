@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
@@ -18,7 +17,6 @@ import torch
 
 from shared.config import RuntimeChoice
 from shared.errors import UserError
-from shared.quantized import quantized_files, read_quantized
 from shared.weights import file_sha256, read_description
 from shared.work import fingerprint, write_whole
 
@@ -40,16 +38,6 @@ class Runtime:
     def settings(self) -> dict[str, str]:
         """What results depend on: for the fingerprint of a step."""
         return {"engine": self.engine, "precision": self.precision, "device": self.device}
-
-
-def runtime_settings(runtime: Runtime, *folders: Path) -> dict:
-    """What results of some models depend on beside their float weights, for a step's fingerprint: the runtime and INT8 weights.
-
-    Raises UserError where `runtime` is INT8 and a model's folder has no INT8 weights of its float weights.
-    """
-    if runtime.precision != "int8":
-        return runtime.settings
-    return {**runtime.settings, "int8": [quantized_files(folder) for folder in folders]}
 
 
 # What training, exports and conversions use, and what all others are compared with.
@@ -125,6 +113,16 @@ def cpu_has_bf16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def on_device(network: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
+    """A network of torch on the runtime's device, under autocast where the precision is below f32; channels last on a GPU."""
+    if runtime.device == "cuda":
+        network = network.to("cuda", memory_format=torch.channels_last)
+    if runtime.precision != "f32":
+        dtype = {"bf16": torch.bfloat16, "f16": torch.float16}[runtime.precision]
+        network.forward = torch.autocast(runtime.device, dtype)(network.forward)
+    return network
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A model that OpenVINO has made ready, and how many of its inputs are at work at a time, each on a share of the threads."""
@@ -133,44 +131,39 @@ class Compiled:
     streams: int
 
 
-def compile_now(model: ov.Model, runtime: Runtime) -> Compiled:
-    """A model compiled as `compiled` does it, but kept nowhere."""
-    options = _options(runtime)
-    return Compiled(ov.Core().compile_model(model, "CPU", options), options["NUM_STREAMS"])
+@dataclass(frozen=True)
+class Cache:
+    """Where a compiled model is kept and what it depends on, beside the runtime, the versions and this machine."""
+
+    folder: Path
+    name: str  # of the model, in the folder
+    depends: dict
+
+    @classmethod
+    def of(cls, weights: Path, name: str, source: Path) -> "Cache":
+        """Of a model made from a trained model's folder by the code in `source`: kept in its subfolder `compiled`."""
+        code = [file_sha256(file) for file in (Path(__file__), source)]
+        return cls(weights / "compiled", name, {"weights": read_description(weights)["sha256"], "code": code})
 
 
-def _options(runtime: Runtime) -> dict:
-    """Of the compilation. What is no INT8 in an INT8 model runs in bf16 where the CPU multiplies it."""
-    threads = torch.get_num_threads()
-    bf16 = runtime.precision == "bf16" or (runtime.precision == "int8" and cpu_has_bf16())
-    return {
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": min(threads, MOST_STREAMS),
-    }
-
-
-def compiled(make: Callable[[], ov.Model], runtime: Runtime, folder: Path, name: str, source: str) -> Compiled:
+def compiled(make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None) -> Compiled:
     """What `make` gives, compiled for the CPU in the runtime's precision and for torch's number of threads.
 
-    It is kept in <folder>/compiled, where that can be written, and read from there the next time: `name` tells the models of a
-    folder apart, and a fingerprint of the weights, the code (this file and `source`, that of `make`), the versions, the CPU and
-    the options tells whether it still fits. In INT8 it is not of `make` but of the folder's INT8 weights; raises UserError where
-    they are missing or do not fit.
+    Where there is a cache it is read from there if it fits and else kept there, if that can be written.
     """
-    options, core = _options(runtime), ov.Core()
-    streams = options["NUM_STREAMS"]
-    if runtime.precision == "int8":
-        make = partial(read_quantized, folder, name)
-    depends = {
-        "weights": read_description(folder)["sha256"],
-        "code": [file_sha256(Path(file)) for file in (__file__, source)],
-        "versions": [ov.__version__, torch.__version__],
-        "cpu": [core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")],
-        "options": options,
-        "int8": quantized_files(folder) if runtime.precision == "int8" else None,
+    threads = torch.get_num_threads()
+    streams = min(threads, MOST_STREAMS)
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32" if runtime.precision == "f32" or not cpu_has_bf16() else "bf16",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": streams,
     }
-    path = folder / "compiled" / f"{name}.{runtime.precision}.{fingerprint(depends)[:16]}.blob"
+    core = ov.Core()
+    if cache is None:
+        return Compiled(core.compile_model(make(), "CPU", options), streams)
+    machine = [core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    mark = fingerprint([cache.depends, runtime.settings, options, machine, ov.__version__, torch.__version__])
+    path = cache.folder / f"{cache.name}.{runtime.precision}.{mark[:16]}.blob"
     if path.is_file():
         try:
             return Compiled(core.import_model(path.read_bytes(), "CPU", options), streams)
@@ -178,12 +171,12 @@ def compiled(make: Callable[[], ov.Model], runtime: Runtime, folder: Path, name:
             log.warning("%s: cannot be used and is made anew (%s)", path, str(error).splitlines()[0])
     model = core.compile_model(make(), "CPU", options)
     try:
-        path.parent.mkdir(exist_ok=True)
-        for old in path.parent.glob(f"{name}.{runtime.precision}.*.blob"):
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        for old in cache.folder.glob(f"{cache.name}.{runtime.precision}.*.blob"):
             old.unlink()
         write_whole(path, lambda beside: beside.write_bytes(model.export_model().getbuffer()))
     except OSError as error:
-        log.info("%s: the compiled model is not kept (%s)", folder, error.strerror)
+        log.info("%s: the compiled model is not kept (%s)", cache.folder, error.strerror)
     return Compiled(model, streams)
 
 

@@ -10,8 +10,8 @@ import torch
 from openvino import opset13 as ops
 
 from shared.errors import UserError
-from shared.quantized import discard, read_quantized, save_quantized
-from shared.runtime import PLAIN, Runtime, runtime_settings
+from shared.quantized import discard, read_quantized, runtime_settings, save_quantized
+from shared.runtime import PLAIN, Runtime
 from shared.weights import read_description, save_weights
 from shared.work import Step
 
