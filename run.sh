@@ -25,6 +25,7 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   score           judge a result by annotations:   score --data DIR --result FILE
   calibrate       fit cut-offs and probabilities:  calibrate --data VALIDATION --work DIR
   evaluate        judge the models by labels:      evaluate --data DIR --work DIR > figures.json
+  quantize        make INT8 weights:               quantize --config FILE --data DIR --work DIR
   export-coco     write detections for others:     export-coco --work DIR --out FILE [--data FILE]
   import-weights  read detectron2's detector:      import-weights FILE --out DIR [--config FILE]
   export-weights  write one for detectron2:        export-weights --out FILE.pth [--weights DIR]
@@ -60,6 +61,7 @@ help_of() {
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "With --stage detect it leaves <work>/detections and prints nothing."; echo "$common_options"; echo "$stage_options" ;;
         evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > figures.json"; echo "Judges the models by labelled pictures; all is in <work>/evaluation."; echo "The detector: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms."; echo "The embedders: recall@1, 5, 10 and mAP@R of video crops against photo crops, by kind of item, and S1, S2, S3 on the labelled boxes, each beside the colour histogram's; a cut-off; the worst confusions."; echo "Prints the figures of one stage, or both as {\"detector\": ..., \"embedders\": ...}."; echo "$common_options"
             echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose the detector's thresholds for (default: 0.9)"; echo "  --stage detect|match judge the detector alone, or the embedders" ;;
+        quantize) echo "usage: bash run.sh quantize [options] [section.key=value ...]"; echo "Makes INT8 weights of the detector and of every embedder beside their float weights, for runtime.precision=int8 (on CPUs)."; echo "Calibrates by the training parts of --data; measures mAP and recall@1 on the labelled validation parts, in float and in INT8;"; echo "keeps nothing where the loss is past quantize.max_map_loss or quantize.max_recall_loss."; echo "$common_options"; echo "  --stage detect|match the detector alone, or the embedders" ;;
         find) echo "usage: bash run.sh find --video FILE | --photos DIR [--work DIR] [--top 5] [--json] [options] [section.key=value ...]"; echo "Looks for the items that a video shows, or the videos that show the item of a folder of photos, in the finished run of the work folder. Prints the nearest candidates, the distance of their nearest boxes and how many of their boxes are near (within match.max_distance); writes a sheet of pictures into <work>/find."
             echo "options:"; echo "  --work DIR           a work folder that infer has finished (default: work)"; echo "  --weights DIR        the models (default: <work>/weights)"; echo "  --config FILE        the pipeline's YAML (default: <work>/config.yaml)"; echo "  --top N              how many candidates (default: 5)"; echo "  --json               print JSON: distances, frames, photos and boxes" ;;
         export-coco) echo "usage: bash run.sh export-coco --work DIR --out FILE [--data FILE]"; echo "Writes <work>/detections as COCO results. --data names a COCO file, whose ids are then taken; without it ids are made, and FILE's pictures are listed beside it in <name>.images.json." ;;
@@ -242,6 +244,10 @@ evaluate() {
     esac
 }
 
+quantize() {
+    RUNNER=local stages quantize "$@"
+}
+
 score() {
     local out
     out="$(option out "" "$@")"
@@ -294,7 +300,7 @@ demo() {
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
-    setup|sample|check|preview|train|infer|find|score|calibrate|evaluate|export-coco|import-weights|export-weights|report|status|demo|test|bench|kills|fuzz) ;;
+    setup|sample|check|preview|train|infer|find|score|calibrate|evaluate|quantize|export-coco|import-weights|export-weights|report|status|demo|test|bench|kills|fuzz) ;;
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac

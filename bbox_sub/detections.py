@@ -12,6 +12,7 @@ from bbox_sub.detector import INFERENCE_KEYS, detector_runtime, load_detector
 from bbox_sub.still import frame_cells, frame_change
 from shared.config import Config
 from shared.dataset import media_fingerprint
+from shared.quantized import runtime_settings
 from shared.tables import detection_table
 from shared.units import KINDS, UNITS_PER_PART, Job, Picture, Unit, UnitEnd, UnitStep, units_of
 from shared.weights import read_description, refuse_other_architecture
@@ -81,7 +82,7 @@ class Detections:
             "weights": description["sha256"],
             "architecture": description["architecture"],
             "chosen": self._chosen,
-            "runtime": self._runtime.settings,
+            "runtime": runtime_settings(self._runtime, self._folder),
             "max_side": settings.max_side,
             "batch_size": settings.batch_size,
             **own,

@@ -17,11 +17,12 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from bbox_sub.body import build_body, preprocessing
-from bbox_sub.openvino_engine import CompiledDetector
+from bbox_sub.openvino_engine import MODELS, SOURCE, CompiledDetector, detector_models
 from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
 from shared.config import Config, Detector
 from shared.errors import UserError
-from shared.runtime import Runtime, choose_runtime
+from shared.quantized import made_or_quantized
+from shared.runtime import Cache, Runtime, choose_runtime, on_device
 from shared.weights import load_weights, read_description, refuse_other_shapes
 
 INFERENCE_KEYS = {
@@ -158,5 +159,8 @@ def load_detector(
     load_weights(folder, model)
     model.eval()
     if runtime.engine == "openvino":
-        return CompiledDetector(model, runtime), config
-    return model.to(runtime.device), config
+        makes = detector_models(model)
+        chosen = {name: made_or_quantized(makes[name], runtime, Cache.of(folder, name, SOURCE), folder) for name in MODELS}
+        makes, caches = ({name: of[k] for name, of in chosen.items()} for k in (0, 1))
+        return CompiledDetector(model, makes, runtime, caches), config
+    return on_device(model, runtime), config

@@ -12,6 +12,7 @@ from shared.config import Config
 from shared.dataset import media_fingerprint
 from shared.frames import read_picture
 from shared.progress import progress_bar
+from shared.quantized import runtime_settings
 from shared.runtime import Runtime
 from shared.tables import BOX, Dataset
 from shared.weights import read_description
@@ -46,7 +47,7 @@ def find_boxes(
                 "weights": description["sha256"],
                 "architecture": description["architecture"],
                 "chosen": chosen,
-                "runtime": runtime.settings,
+                "runtime": runtime_settings(runtime, weights),
                 "least_score": least_score,
                 "sides": [short_side, config.detect.max_side],
                 "batch_size": config.detect.batch_size,

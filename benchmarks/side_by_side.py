@@ -46,8 +46,8 @@ LIBRARIES = (
     "faiss-cpu",
     "detectron2",
 )
-SIDE = 2048  # rows and columns of the matrices that are multiplied
-MULTIPLICATIONS = 7  # of which the fastest counts: a limit, not a habit
+SIDE = 1024  # rows and columns of the matrices that are multiplied
+MULTIPLICATIONS = 100  # of which the fastest counts: a limit, not a habit
 
 Prepare = Callable[[], Callable[[], object]]
 

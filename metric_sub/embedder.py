@@ -5,6 +5,7 @@
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
-from metric_sub.openvino_engine import CompiledEmbedder
+from metric_sub.openvino_engine import SOURCE, CompiledEmbedder, front_model
 from shared.config import Embed, Embedder
 from shared.errors import UserError, first_fault
-from shared.runtime import Runtime
+from shared.quantized import made_or_quantized
+from shared.runtime import Cache, Runtime, on_device
 from shared.weights import fill_backbone, load_weights, read_description, refuse_other_shapes, save_weights
 
 INFERENCE_KEYS = {"flip", "batch_size"}  # of the section `embed`: what inference may choose after training
@@ -223,9 +225,17 @@ def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[Traine
     networks = build()
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
-    ready = CompiledEmbedder if runtime.engine == "openvino" else _on_device
-    return [TrainedEmbedder(ready(network.eval(), runtime), rule, flip) for network in networks]
+    if runtime.engine == "torch":
+        return [TrainedEmbedder(on_device(network.eval(), runtime), rule, flip) for network in networks]
+    return [
+        TrainedEmbedder(CompiledEmbedder(network.eval(), make, runtime, cache), rule, flip)
+        for network, (make, cache) in zip(networks, _compilations(networks, runtime, folder), strict=True)
+    ]
 
 
-def _on_device(network: EmbeddingNet, runtime: Runtime) -> EmbeddingNet:
-    return network.to(runtime.device)
+def _compilations(networks: list[EmbeddingNet], runtime: Runtime, folder: Path) -> list[tuple]:
+    """What makes each network's OpenVINO model, and where it is kept compiled."""
+    return [
+        made_or_quantized(partial(front_model, network), runtime, Cache.of(folder, f"network{k}", SOURCE), folder)
+        for k, network in enumerate(networks)
+    ]

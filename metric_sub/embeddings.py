@@ -17,6 +17,7 @@ from shared.dataset import media_fingerprint
 from shared.errors import UserError
 from shared.flow import Flow
 from shared.progress import progress_bar
+from shared.quantized import runtime_settings
 from shared.reader import open_reader
 from shared.runtime import choose_runtime
 from shared.tables import DETECTION_COLUMNS, detection_table
@@ -101,7 +102,7 @@ class Embeddings:
             "architectures": [description["architecture"] for description in self._trained.values()],
             "batch_size": config.embed.batch_size,
             "flip": config.embed.flip,
-            "runtime": self._runtime.settings,
+            "runtime": runtime_settings(self._runtime, *self._trained),
         }
         self.units = units_of(media)
         self.steps = {}

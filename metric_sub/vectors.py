@@ -13,6 +13,7 @@ from metric_sub.labelled import boxed_pictures
 from shared.config import Config
 from shared.errors import UserError
 from shared.progress import progress_bar
+from shared.quantized import runtime_settings
 from shared.runtime import Runtime
 from shared.tables import BOX
 from shared.work import Step, chunks, table_fingerprint
@@ -47,7 +48,7 @@ def describe_boxes(
             "weights": [description["sha256"] for description in trained.values()],
             "architectures": [description["architecture"] for description in trained.values()],
             "flip": config.embed.flip,
-            "runtime": runtime.settings,
+            "runtime": runtime_settings(runtime, *trained),
             "batch_size": config.embed.batch_size,
             "max_pixels": config.data.max_pixels,
             "boxes": table_fingerprint(boxes.drop(columns=["path", "item_kind"])),

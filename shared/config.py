@@ -349,10 +349,23 @@ class RuntimeChoice(Section):
     device: Literal["auto", "cpu", "cuda"]
 
 
+class Quantize(Section):
+    """INT8 weights by NNCF's post-training quantization, and what they may cost."""
+
+    calibration_pictures: Count  # that tell the ranges of the activations; of an embedder: crops
+    validation_pictures: Count  # labelled ones that the cost is measured on, at most
+    preset: Literal["mixed", "performance"]  # ranges of activations: as they are, or symmetric around 0
+    max_map_loss: Share | None  # of the detector; null: not measured, taken as it is
+    max_recall_loss: Share | None  # of recall@1, of each embedder and of all together; null: as above
+    # numbers of layers that stay in float, those whose inputs suffer most, tried in turn until the loss is within its limit
+    float_layers: Annotated[list[Index], Field(min_length=1)]
+
+
 class Config(Section):
     seed: int
     threads: Index  # CPU threads; 0: as many as there are cores
     runtime: RuntimeChoice
+    quantize: Quantize
     data: Data
     frames: FrameList  # of a video, at inference
     detector: Detector

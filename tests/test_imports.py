@@ -27,6 +27,8 @@ TRAINING_MODULES = {
     "snapshots",
     "training_crops",
     "preview",
+    "quantize",
+    "int8",
 }
 TRAINING_LIBRARIES = (
     "accelerate",
@@ -37,6 +39,7 @@ TRAINING_LIBRARIES = (
     "torchvision.transforms",
     "albumentations",
     "pycocotools",
+    "nncf",
 )
 
 

@@ -1,0 +1,105 @@
+"""The entry of `run.sh quantize --stage match`: what it leaves, what inference makes of it, what it refuses."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import metric_sub.quantize
+from metric_sub.embed import embed_by_model
+from metric_sub.embedder import build_embedder, load_embedders, save_embedder
+from metric_sub.quantize import main, some_products
+from shared.config import dump_config
+from shared.errors import UserError
+from shared.runtime import Runtime
+
+pytest.importorskip("nncf")
+
+FLOAT, INT8 = (Runtime("openvino", precision, "cpu", "") for precision in ("f32", "int8"))
+
+
+@pytest.fixture
+def options(tiny_data, tiny_config, tmp_path):
+    """The arguments of the entry, and the folder of two embedders with random weights: a, and b of two snapshots."""
+    torch.manual_seed(0)
+    for model, n_networks in zip(tiny_config.embedders, (1, 2), strict=True):
+        networks = [build_embedder(model, tiny_config.embed, load_pretrained=False) for _ in range(n_networks)]
+        for net in networks:
+            net.train()(torch.rand(8, 3, 64, 64))  # moves running statistics
+        save_embedder(tmp_path / "weights" / model.name, networks, model, tiny_config.embed, {}, 0)
+    (tmp_path / "weights" / "config.yaml").write_text(dump_config(tiny_config))
+    arguments = ["--data", str(tiny_data), "--weights", str(tmp_path / "weights"), "--work", str(tmp_path / "work")]
+    more = ["quantize.calibration_pictures=6", "quantize.float_layers=[0]", "quantize.max_recall_loss=1"]
+    return [*arguments, *more], tmp_path / "weights"
+
+
+def manifest(folder):
+    return json.loads((folder / "int8" / "manifest.json").read_text())
+
+
+def test_int8_weights_are_made_told_reused_and_taken(options, caplog):
+    arguments, weights = options
+    main(arguments)
+    for name, n_networks in (("a", 1), ("b", 2)):
+        told = manifest(weights / name)
+        assert told["rows"] == 6 and told["depends"]["weights"] == json.loads((weights / name / "model.json").read_text())["sha256"]
+        assert set(told["files"]) == {f"network{k}.{end}" for k in range(n_networks) for end in ("xml", "bin")}
+        cost = told["cost"]
+        assert cost["loss"] == cost["float"] - cost["int8"] and 0.9 < cost["cosine"] < 1
+        assert cost["ensemble"] == manifest(weights / "a")["cost"]["ensemble"]
+        crops = [np.random.default_rng(k).integers(0, 256, (64, 64, 3), dtype=np.uint8) for k in range(3)]
+        groups = np.zeros(3, np.int64)
+        in_float, in_int8 = (
+            embed_by_model(load_embedders(weights / name, runtime=runtime, flip=True), crops, groups, 2)
+            for runtime in (FLOAT, INT8)
+        )
+        assert np.linalg.norm(in_int8, axis=1) == pytest.approx(1, abs=1e-5)
+        assert 0.9 < (in_float * in_int8).sum(axis=1).min() < 1
+    caplog.set_level("INFO")
+    main(arguments)
+    assert caplog.text.count("reused") == 2
+
+
+@pytest.mark.parametrize(
+    ("recalls", "words"),
+    [
+        ((0.9, 0.7), "a, recall@1: INT8 costs more than the limit of 0.1: 0.2000 with 0 layers"),
+        ((0.9, 0.9, 0.9, 0.7), "b, recall@1: INT8 costs more"),
+        ((0.9, 0.9, 0.9, 0.9, 0.9, 0.7), "all embedders together, recall@1: 0.7000 in INT8, 0.9000 in float"),
+    ],
+)
+def test_past_the_limit_nothing_is_left_of_any_embedder(options, monkeypatch, recalls, words):
+    arguments, weights = options
+    left = iter(recalls)
+    monkeypatch.setattr(metric_sub.quantize, "recall_of_vectors", lambda *_: next(left))
+    with pytest.raises(UserError, match=words):
+        main([*arguments, "quantize.max_recall_loss=0.1"])
+    for name in ("a", "b"):
+        with pytest.raises(UserError, match="wants INT8 weights, and there are none"):
+            load_embedders(weights / name, runtime=INT8, flip=False)
+        assert not (weights / name / "int8").exists()
+
+
+def test_without_labels_it_is_refused_or_made_of_whole_pictures(options, tiny_data, caplog):
+    arguments, weights = options
+    for path in tiny_data.glob("*/*_annotation/**/*.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="no labelled product.*max_recall_loss to null"):
+        main(arguments)
+    main([*arguments, "quantize.max_recall_loss=null"])
+    assert "whole pictures serve" in caplog.text
+    assert manifest(weights / "a")["cost"] is None and manifest(weights / "a")["rows"] == 6
+
+
+def test_of_too_many_boxes_those_of_some_products_are_judged():
+    """Products 1 to 4 with two photos and two frames each, one without a video, and a distractor."""
+    rows = [(f"{kind}{product}-{k}", product, kind) for product in (1, 2, 3, 4) for kind in ("photo", "video") for k in (0, 1)]
+    rows += [("photo9", 9, "photo"), ("video0", 0, "video")]
+    boxes = pd.DataFrame(rows, columns=["media_id", "instance_id", "kind"]).assign(frame_index=0)
+    assert some_products(boxes, 18, 0) is boxes
+    for n_pictures, n_products in ((17, 4), (15, 3), (8, 2), (3, 1)):
+        kept = some_products(boxes, n_pictures, 0)
+        assert len(kept) == 4 * n_products and kept.instance_id.nunique() == n_products
+        assert set(kept.instance_id) <= {1, 2, 3, 4}
