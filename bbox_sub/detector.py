@@ -157,5 +157,5 @@ def load_detector(
     load_weights(folder, model)
     model.eval()
     if runtime.engine == "openvino":
-        return CompiledDetector(model, runtime), config
+        return CompiledDetector(model, runtime, folder), config
     return model.to(runtime.device), config

@@ -1,72 +1,114 @@
-"""The detector outside of torch: backbone, pyramid and heads compiled by OpenVINO, behind the interface of torchvision's.
+"""The detector outside of torch: OpenVINO runs what multiplies matrices, that is all but a hundredth of the work.
 
-Pictures are run one by one, so that what is found in one never depends on which others came with it.
+Backbone, pyramid and the proposals' head are one model, the box head another; both take any size of picture and any number of
+boxes. Between them torch picks the proposals and pools their boxes, and behind them it picks the detections, in float32 and by
+the very functions of rcnn.py.
 """
 
-import numpy as np
+from functools import partial
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from shared.runtime import Runtime, compile_model, from_torch
+from bbox_sub.pooling import pool_boxes
+from bbox_sub.rcnn import STRIDES, level_of_boxes
+from shared.runtime import Runtime, Workers, compiled, from_torch
 
-POOLED_LEVELS = 4
+POOLED_LEVELS = len(STRIDES) - 1
+DIVISOR = 32  # pictures are padded to multiples of it
 
 
-class _Front(nn.Module):
-    """Normalised pictures -> the levels p2 to p5, and of p2 to p6 the proposals' logits and deltas."""
+class Front(nn.Module):
+    """Pictures uint8 (B, 3, H, W) -> the levels p2 to p5, then the proposals' logits of p2 to p6, then their deltas; each (B, h, w, C).
+
+    Channels come last, as OpenVINO computes them.
+    """
 
     def __init__(self, network: GeneralizedRCNN):
         super().__init__()
-        self.backbone = network.backbone
-        self.head = network.rpn.head
+        self.backbone, self.head = network.backbone, network.rpn.head
+        mean, std = (
+            torch.tensor(each).view(3, 1, 1) for each in (network.transform.image_mean, network.transform.image_std)
+        )
+        self.register_buffer("black", -mean / std)
+        self.register_buffer("step", 1 / (255 * std))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        height, width = pictures.shape[-2:]
+        images = pictures.float() * self.step + self.black
+        images = functional.pad(
+            images, (0, -width % DIVISOR, 0, -height % DIVISOR)
+        )  # with the mean colour, as in training
         levels = list(self.backbone(images).values())
         logits, deltas = self.head(levels)
-        return (*levels[:POOLED_LEVELS], *logits, *deltas)
+        return tuple(each.permute(0, 2, 3, 1) for each in (*levels[:POOLED_LEVELS], *logits, *deltas))
 
 
-class _BoxHead(nn.Module):
+class BoxHead(nn.Module):
+    """Pooled boxes (N, side * side * C), channels last -> class logits (N, K + 1) and deltas (N, 4 (K + 1))."""
+
     def __init__(self, network: GeneralizedRCNN):
         super().__init__()
-        self.head, self.predictor = network.roi_heads.box_head, network.roi_heads.box_predictor
+        heads = network.roi_heads
+        self.predictor, self.fc7 = heads.box_predictor, heads.box_head.fc7
+        channels_first = heads.box_head.fc6
+        side, features = heads.box_roi_pool.side, channels_first.out_features
+        weight = channels_first.weight.reshape(features, -1, side * side).transpose(1, 2)
+        self.fc6 = nn.Linear(channels_first.in_features, features)
+        self.fc6.weight = nn.Parameter(weight.reshape(features, -1), requires_grad=False)
+        self.fc6.bias = channels_first.bias
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        return self.predictor(self.head(pooled))
+        return self.predictor(self.fc7(self.fc6(pooled).relu()).relu())
 
 
 class CompiledDetector:
-    """Called with resized pictures, uint8 (3, H, W), it gives of each boxes (D, 4), scores (D,) and labels (D,) from 1."""
+    """Called with resized pictures, uint8 (3, H, W), it gives of each boxes (D, 4), scores (D,) and labels (D,) from 1.
 
-    def __init__(self, network: GeneralizedRCNN, runtime: Runtime):
-        self._transform, self._rpn, self._heads = network.transform, network.rpn, network.roi_heads
-        self._front = compile_model(from_torch(_Front(network), torch.zeros(1, 3, 64, 96)), runtime)
-        side = self._heads.box_roi_pool.side
-        pooled = torch.zeros(2, network.backbone.out_channels, side, side)
-        self._box_head = compile_model(from_torch(_BoxHead(network), pooled), runtime)
+    Several pictures are at work at a time, each by itself: what is found in one never depends on which others came with it.
+    """
 
-    @torch.inference_mode()
+    def __init__(self, network: GeneralizedRCNN, runtime: Runtime, folder: Path):
+        self._rpn, self._heads, channels = network.rpn, network.roi_heads, network.backbone.out_channels
+        self._side = self._heads.box_roi_pool.side
+        front = partial(from_torch, Front(network), torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+        box_head = partial(from_torch, BoxHead(network), torch.zeros(2, self._side**2 * channels))
+        self._workers = Workers(
+            compiled(front, runtime, folder, "front", __file__),
+            compiled(box_head, runtime, folder, "box_head", __file__),
+        )
+
     def __call__(self, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
-        return [self._detect(picture) for picture in pictures]
+        return self._workers.map(self._detect, pictures)
 
-    def _detect(self, picture: Tensor) -> dict[str, Tensor]:
-        images, _ = self._transform([picture.float() / 255])
-        given = [torch.from_numpy(np.array(each)) for each in self._front(images.tensors.numpy()).values()]
-        levels, rest = given[:POOLED_LEVELS], given[POOLED_LEVELS:]
-        proposals = self._propose(images, levels, rest[: len(rest) // 2], rest[len(rest) // 2 :])
-        pooled = self._heads.box_roi_pool({str(k): level for k, level in enumerate(levels)}, proposals, images.image_sizes)
-        logits, deltas = (torch.from_numpy(np.array(each)) for each in self._box_head(pooled.numpy()).values())
-        boxes, scores, labels = self._heads.postprocess_detections(logits, deltas, proposals, images.image_sizes)
-        return {"boxes": boxes[0], "scores": scores[0], "labels": labels[0]}
+    def _detect(self, front, box_head, picture: Tensor) -> dict[str, Tensor]:
+        given = front(picture[None])
+        levels, rest = given[:POOLED_LEVELS], [each.permute(0, 3, 1, 2) for each in given[POOLED_LEVELS:]]
+        images = ImageList(picture[None], [tuple(picture.shape[-2:])])
+        [boxes] = self._propose(images, rest[: len(rest) // 2], rest[len(rest) // 2 :])
+        if not len(boxes):
+            return {"boxes": boxes, "scores": boxes[:, 0], "labels": torch.zeros(0, dtype=torch.int64)}
+        logits, deltas = box_head(self._pool(levels, boxes))
+        found = self._heads.postprocess_detections(logits, deltas, [boxes], images.image_sizes)
+        return dict(zip(("boxes", "scores", "labels"), (of_picture[0] for of_picture in found), strict=True))
 
-    def _propose(
-        self, images: ImageList, levels: list[Tensor], logits: list[Tensor], deltas: list[Tensor]
-    ) -> list[Tensor]:
+    def _propose(self, images: ImageList, logits: list[Tensor], deltas: list[Tensor]) -> list[Tensor]:
         anchors = self._rpn.anchor_generator(images, logits)
         n_per_level = [each[0].numel() for each in logits]
         logits, deltas = concat_box_prediction_layers(logits, deltas)
         proposals = self._rpn.box_coder.decode(deltas, anchors).reshape(1, -1, 4)
         return self._rpn.filter_proposals(proposals, logits, images.image_sizes, n_per_level)[0]
+
+    def _pool(self, levels: list[Tensor], boxes: Tensor) -> Tensor:
+        """(N, side * side * C) in the order of the boxes (N, 4)."""
+        level_of = level_of_boxes(boxes, len(levels))
+        pooled = boxes.new_zeros(len(boxes), self._side**2, levels[0].shape[-1])
+        for number, (level, stride) in enumerate(zip(levels, STRIDES, strict=False)):
+            places = torch.where(level_of == number)[0]
+            pooled[places] = pool_boxes(level[0], boxes[places], stride, self._side)
+        return pooled.flatten(1)

@@ -8,6 +8,7 @@ from torch import nn
 
 from metric_sub.crops import crops_of_boxes, to_input
 from metric_sub.embedder import TrainedEmbedder
+from metric_sub.openvino_engine import CompiledEmbedder
 
 
 @dataclass(frozen=True)
@@ -73,31 +74,24 @@ def embed_by_model(
 def embed_crops(
     embedder: TrainedEmbedder, crops_rgb: list[np.ndarray], groups: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """(N, D) float32 unit vectors of crops whose sizes go by `groups` (N,)."""
-    embed = _embed_by_torch if isinstance(embedder.net, nn.Module) else _embed_compiled
+    """(N, D) float32 unit vectors of crops whose sizes go by `groups` (N,).
+
+    In torch crops of one size share a batch, a compiled embedder takes each by itself.
+    """
+    if isinstance(embedder.net, CompiledEmbedder):
+        return embedder.net(crops_rgb, flip=embedder.flip)
+    net = embedder.net
     vectors = np.zeros((len(crops_rgb), embedder.dimension), np.float32)
     for group in np.unique(groups):
         places = np.flatnonzero(groups == group)
         for start in range(0, len(places), batch_size):
             chosen = places[start : start + batch_size]
-            vectors[chosen] = embed(embedder, [crops_rgb[k] for k in chosen])
+            batch = to_input([crops_rgb[k] for k in chosen]).to(net.mean.device)  # (B, 3, H, W)
+            vector = net(batch)  # (B, D)
+            if embedder.flip:
+                vector = nn.functional.normalize(vector + net(batch.flip(-1)), dim=1)
+            vectors[chosen] = vector.cpu().numpy()
     return vectors
-
-
-def _embed_by_torch(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> np.ndarray:
-    net = embedder.net
-    batch = to_input(crops_rgb).to(net.mean.device)  # (B, 3, H, W)
-    vectors = net(batch)  # (B, D)
-    if embedder.flip:
-        vectors = nn.functional.normalize(vectors + net(batch.flip(-1)), dim=1)
-    return vectors.cpu().numpy()
-
-
-def _embed_compiled(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> np.ndarray:
-    batch = np.stack(crops_rgb)  # (B, H, W, 3)
-    if not embedder.flip:
-        return embedder.net(batch)
-    return _unit(embedder.net(batch) + embedder.net(batch[:, :, ::-1]))
 
 
 def join_vectors(vectors: list[np.ndarray]) -> np.ndarray:

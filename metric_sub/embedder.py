@@ -59,7 +59,10 @@ class EmbeddingNet(nn.Module):
         self.norm = nn.BatchNorm1d(dimension)
 
     def forward(self, crops: Tensor) -> Tensor:
-        features = self.backbone((crops - self.mean) / self.std)  # (B, C, h, w)
+        return self.embed_features(self.backbone((crops - self.mean) / self.std))
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """The backbone's (B, C, h, w) -> unit vectors (B, dimension) float32."""
         embedding = self.norm(self.project(self.pool(features)))  # (B, D)
         return F.normalize(embedding.float(), dim=1)
 
@@ -195,9 +198,9 @@ def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[Traine
     networks = [build_embedder(model, shape, load_pretrained=False) for _ in range(description["networks"])]
     load_weights(folder, _in_one(networks))
     rule = InputRule.of(model, shape).crop_rule(shape)
-    ready = CompiledEmbedder if runtime.engine == "openvino" else _on_device
-    return [TrainedEmbedder(ready(network.eval(), runtime), rule, flip) for network in networks]
-
-
-def _on_device(network: EmbeddingNet, runtime: Runtime) -> EmbeddingNet:
-    return network.to(runtime.device)
+    ready = [network.eval() for network in networks]
+    if runtime.engine == "openvino":
+        ready = [CompiledEmbedder(network, runtime, folder, f"network{k}") for k, network in enumerate(ready)]
+    else:
+        ready = [network.to(runtime.device) for network in ready]
+    return [TrainedEmbedder(network, rule, flip) for network in ready]

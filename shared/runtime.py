@@ -5,7 +5,11 @@
 
 import logging
 import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal
 
 import openvino as ov
@@ -13,8 +17,12 @@ import torch
 
 from shared.config import RuntimeChoice
 from shared.errors import UserError
+from shared.weights import file_sha256, read_description
+from shared.work import fingerprint, write_whole
 
 log = logging.getLogger("runtime")
+
+MOST_STREAMS = 4  # inputs that are at work at a time: each has memory of its own
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,9 @@ def choose_runtime(section: RuntimeChoice, *, only_torch: str = "") -> Runtime:
     why = []
     device = section.device
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("runtime.device: cuda wants a GPU that torch can use, and there is none here. Set runtime.device=auto or cpu.")
+        raise UserError(
+            "runtime.device: cuda wants a GPU that torch can use, and there is none here. Set runtime.device=auto or cpu."
+        )
     if device == "auto":
         device = "cpu"
         if section.engine == "openvino" or section.precision == "int8":
@@ -61,7 +71,9 @@ def choose_runtime(section: RuntimeChoice, *, only_torch: str = "") -> Runtime:
         engine = "torch" if device == "cuda" or (only_torch and section.precision != "int8") else "openvino"
         why.append("GPUs run torch" if device == "cuda" else only_torch or "OpenVINO is the fastest on a CPU")
     if engine == "openvino" and device == "cuda":
-        raise UserError("runtime: engine openvino runs on the CPU. Set runtime.device=cpu, or runtime.engine=torch for the GPU.")
+        raise UserError(
+            "runtime: engine openvino runs on the CPU. Set runtime.device=cpu, or runtime.engine=torch for the GPU."
+        )
     precision = section.precision
     if precision == "auto":
         precision, reason = _best_precision(engine, device)
@@ -83,9 +95,13 @@ def _best_precision(engine: str, device: str) -> tuple[str, str]:
 
 def _refuse_precision(engine: str, precision: str, device: str) -> None:
     if precision == "int8" and engine == "torch":
-        raise UserError("runtime: precision int8 wants engine openvino, found torch. Set runtime.engine=openvino, or another precision.")
+        raise UserError(
+            "runtime: precision int8 wants engine openvino, found torch. Set runtime.engine=openvino, or another precision."
+        )
     if precision == "f16" and device == "cpu":
-        raise UserError("runtime: precision f16 wants a GPU, found device cpu. Set runtime.precision=auto, bf16 or f32.")
+        raise UserError(
+            "runtime: precision f16 wants a GPU, found device cpu. Set runtime.precision=auto, bf16 or f32."
+        )
     if precision == "bf16" and device == "cpu" and not cpu_has_bf16():
         raise UserError(
             "runtime.precision: bf16 wants a CPU with avx512_bf16 or amx_bf16, which this one lacks. Set runtime.precision=auto or f32."
@@ -97,17 +113,88 @@ def cpu_has_bf16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compile_model(model: ov.Model, runtime: Runtime) -> ov.CompiledModel:
-    """The model ready to run on the CPU, in the runtime's precision, with torch's number of threads."""
-    return ov.Core().compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "bf16" if runtime.precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
-        },
-    )
+@dataclass(frozen=True)
+class Compiled:
+    """A model that OpenVINO has made ready, and how many of its inputs are at work at a time, each on a share of the threads."""
+
+    model: ov.CompiledModel
+    streams: int
+
+
+def compiled(make: Callable[[], ov.Model], runtime: Runtime, folder: Path, name: str, source: str) -> Compiled:
+    """What `make` gives, compiled for the CPU in the runtime's precision and for torch's number of threads.
+
+    It is kept in <folder>/compiled, where that can be written, and read from there the next time: `name` tells the models of a
+    folder apart, and a fingerprint of the weights, the code (this file and `source`, that of `make`), the versions, the CPU and
+    the options tells whether it still fits.
+    """
+    threads = torch.get_num_threads()
+    streams = min(threads, MOST_STREAMS)
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if runtime.precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": streams,
+    }
+    core = ov.Core()
+    depends = {
+        "weights": read_description(folder)["sha256"],
+        "code": [file_sha256(Path(file)) for file in (__file__, source)],
+        "versions": [ov.__version__, torch.__version__],
+        "cpu": [core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")],
+        "options": options,
+    }
+    path = folder / "compiled" / f"{name}.{runtime.precision}.{fingerprint(depends)[:16]}.blob"
+    if path.is_file():
+        try:
+            return Compiled(core.import_model(path.read_bytes(), "CPU", options), streams)
+        except RuntimeError as error:
+            log.warning("%s: cannot be used and is made anew (%s)", path, str(error).splitlines()[0])
+    model = core.compile_model(make(), "CPU", options)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        for old in path.parent.glob(f"{name}.{runtime.precision}.*.blob"):
+            old.unlink()
+        write_whole(path, lambda beside: beside.write_bytes(model.export_model().getbuffer()))
+    except OSError as error:
+        log.info("%s: the compiled model is not kept (%s)", folder, error.strerror)
+    return Compiled(model, streams)
+
+
+class Workers:
+    """Threads that each have inference requests of their own to one or more models, and work on one thing at a time."""
+
+    def __init__(self, *models: Compiled):
+        n = min(model.streams for model in models)
+        self._idle: SimpleQueue = SimpleQueue()
+        for _ in range(n):
+            self._idle.put([Request(each.model) for each in models])
+        # torch in a worker has the thread that it is called on: OpenVINO has the others
+        self._pool = ThreadPoolExecutor(n, "infer", initializer=torch.set_num_threads, initargs=(1,))
+
+    def map(self, work: Callable, things: Iterable) -> list:
+        """[work(*requests, thing) for each thing], in their order."""
+        return list(self._pool.map(lambda thing: self._one(work, thing), things))
+
+    @torch.inference_mode()
+    def _one(self, work: Callable, thing: object) -> object:
+        requests = self._idle.get()
+        try:
+            return work(*requests, thing)
+        finally:
+            self._idle.put(requests)
+
+
+class Request:
+    """Called with a tensor, it gives the model's outputs, which hold until the next call."""
+
+    def __init__(self, model: ov.CompiledModel):
+        self._request = model.create_infer_request()
+        self._outputs = range(len(model.outputs))
+
+    def __call__(self, given: torch.Tensor) -> list[torch.Tensor]:
+        self._request.set_input_tensor(ov.Tensor(given.contiguous().numpy()))
+        self._request.infer()
+        return [torch.from_numpy(self._request.get_output_tensor(k).data) for k in self._outputs]
 
 
 def from_torch(network: torch.nn.Module, *examples: torch.Tensor) -> ov.Model:
