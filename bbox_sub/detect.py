@@ -43,22 +43,31 @@ def detect_resized(
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(boxes_xyxy (N, 4) float32, scores (N,) float32, labels (N,) int64) of each picture, best first.
 
-    Pictures that were resized to one size share a batch. Boxes are clipped pixels of the original picture; those with no
-    area are left out.
+    In torch pictures that were resized to one size share a batch, a compiled detector takes each by itself. Boxes are clipped
+    pixels of the original picture; those with no area are left out.
     """
-    device = next(model.parameters()).device if isinstance(model, nn.Module) else None
+    if isinstance(model, CompiledDetector):
+        outputs = model([each.picture for each in pictures])
+    else:
+        outputs = _by_torch(model, pictures, batch_size)
+    return [
+        _in_original(output, each.original_hw, tuple(each.picture.shape[1:]))
+        for output, each in zip(outputs, pictures, strict=True)
+    ]
+
+
+def _by_torch(model: nn.Module, pictures: Sequence[Resized], batch_size: int) -> list[dict[str, torch.Tensor]]:
+    device = next(model.parameters()).device
     sizes = [tuple(each.picture.shape[1:]) for each in pictures]
-    found: list = [None] * len(pictures)
+    outputs: list = [None] * len(pictures)
     for size_hw in sorted(set(sizes)):
         places = [k for k, size in enumerate(sizes) if size == size_hw]
         for start in range(0, len(places), batch_size):
             batch = places[start : start + batch_size]
-            inputs = [pictures[k].picture for k in batch]  # (3, h, w)
-            if device is not None:
-                inputs = [each.to(device).float() / 255 for each in inputs]
+            inputs = [pictures[k].picture.to(device).float() / 255 for k in batch]  # (3, h, w)
             for k, output in zip(batch, model(inputs), strict=True):
-                found[k] = _in_original(output, pictures[k].original_hw, size_hw)
-    return found
+                outputs[k] = output
+    return outputs
 
 
 def _in_original(

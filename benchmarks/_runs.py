@@ -1,0 +1,100 @@
+"""What the benchmarks of whole runs share: a subset of a data set, random weights, a command with its time and memory."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from bbox_sub.detector import build_detector
+from benchmarks.side_by_side import Measured
+from metric_sub.embedder import build_embedder, save_embedder
+from shared.config import Config
+from shared.dataset import read_media
+from shared.errors import UserError
+from shared.weights import save_weights
+
+LOOK_EVERY_S = 0.1  # at a run's memory
+
+
+def draw_weights(config: Config, folder: Path) -> None:
+    """Writes the folders of models with random weights, as training would leave them: what they find means nothing."""
+    torch.manual_seed(config.seed)
+    detector = build_detector(config.detector, load_pretrained=False)
+    save_weights(folder / "detector", detector, {"kind": "detector", "architecture": config.detector.model_dump()})
+    for model in config.embedders:
+        save_embedder(folder / model.name, [build_embedder(model, config.embed, load_pretrained=False)], model, config.embed, {}, 0)
+
+
+def link_some(data: Path, folder: Path, n_videos: int, n_photos: int, copies: int = 1) -> Path:
+    """A data set of links: the first photos and videos of `data` (0: all), the videos `copies` times, each copy an id of its own.
+
+    Raises UserError where there are fewer.
+    """
+    media = read_media(data)
+    for kind, wanted in (("photo", n_photos), ("video", n_videos)):
+        rows = media[media.kind == kind]
+        if len(rows) < max(wanted, 1):
+            raise UserError(f"{data}: expected {max(wanted, 1)} or more {kind}s, found {len(rows)}.")
+        for row in rows.head(wanted or len(rows)).itertuples():
+            path = Path(row.path).resolve()
+            for copy in range(copies if kind == "video" else 1):
+                name = f"{row.name}-{copy}{path.suffix}" if copy else f"{row.name}{path.suffix}"
+                place = folder / ("image" if kind == "photo" else "video") / (row.item_id if kind == "photo" else "") / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(path)
+    return folder
+
+
+def run_measured(module: str, arguments: list[object], measured: Measured) -> None:
+    """Runs `python -m module` to its end and adds its seconds, those of its processors, and the most memory that it and its children
+    held together (resident, what they share counted in each). Raises UserError where it fails."""
+    before, started = _children_seconds(), time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)], stdout=sys.stderr, env={**os.environ, "VID2SHOP_QUIET": "1"}
+    )
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            peak[0] = max(peak[0], _resident_bytes(process.pid))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        code = process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise
+    finally:
+        over.set()
+        watcher.join()
+    if code:
+        raise UserError(f"{module} failed (exit {code}); it said why above.")
+    measured.seconds.append(time.perf_counter() - started)
+    measured.processor_seconds.append(_children_seconds() - before)
+    measured.peak_bytes = max(measured.peak_bytes or 0, peak[0])
+
+
+def _children_seconds() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _resident_bytes(pid: int) -> int:
+    """What a process and all below it hold in memory."""
+    total = 0
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii").split()
+        if "VmRSS:" in status:
+            total = int(status[status.index("VmRSS:") + 1]) * 1024
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            total += sum(_resident_bytes(int(child)) for child in children.read_text(encoding="ascii").split())
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has ended
+    return total

@@ -1,0 +1,145 @@
+"""Both stages in one process: the files of the two stages one after the other, and those of plain loops over the same functions."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bbox_sub.infer
+import infer
+import metric_sub.infer
+from bbox_sub.detect import detect_boxes
+from bbox_sub.detector import INFERENCE_KEYS, detector_runtime, load_detector
+from metric_sub.embed import CropEmbedder
+from metric_sub.embedder import load_embedders
+from shared.config import load_config
+from shared.errors import UserError
+from shared.media import read_frames, read_photo
+from shared.reader import Reader
+from shared.runtime import choose_runtime
+from shared.tables import BOX
+from tests.test_pipeline import plain_data, untrained  # noqa: F401 (fixtures)
+
+FILES = ("table.parquet", "units.parquet", "vectors.npy", "votes.parquet")
+
+
+def arguments(data, weights, work, *more):
+    return ["--data", str(data), "--weights", str(weights), "--work", str(work), *more]
+
+
+def contents(work):
+    files = [path for path in work.rglob("*") if path.name in FILES and path.parent.name != "media"]
+    return {str(path.relative_to(work)): path.read_bytes() for path in [*files, work / "result.json"]}
+
+
+@pytest.fixture
+def calm(plain_data, untrained, tmp_path):  # noqa: F811
+    """The work folder of an undisturbed run of both stages in one process."""
+    infer.main(arguments(plain_data, untrained, tmp_path / "calm"))
+    return tmp_path / "calm"
+
+
+def test_one_process_writes_what_the_two_stages_write(plain_data, untrained, tmp_path, calm):  # noqa: F811
+    for stage in (bbox_sub.infer, metric_sub.infer):
+        stage.main(arguments(plain_data, untrained, tmp_path / "two"))
+    assert len(contents(calm)) > 8 and contents(calm) == contents(tmp_path / "two")
+
+
+def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, calm):  # noqa: F811
+    config = load_config(untrained / "config.yaml", [])
+    chosen = {key: getattr(config.detector, key) for key in INFERENCE_KEYS}
+    runtime = detector_runtime(config)
+    detector, _ = load_detector(untrained / "detector", runtime=runtime, least_score=0.0, **chosen)
+    models = [
+        load_embedders(untrained / model.name, runtime=choose_runtime(config.runtime), flip=config.embed.flip)
+        for model in config.embedders
+    ]
+    embedder = CropEmbedder(models, config.embed.batch_size)
+    media = pd.read_parquet(calm / "media" / "table.parquet")
+    for kind, side in (("photos", config.detect.photo_short_side), ("videos", config.detect.video_short_side)):
+        boxes, scores, vectors = [], [], []
+        for path in media[media.kind == kind[:-1]].path:
+            if kind == "photos":
+                frames = [(0, read_photo(path, config.data.max_pixels))]
+            else:
+                frames = list(read_frames(path, config.frames.indices, config.data.max_pixels))
+            for _, image in frames:
+                [found] = detect_boxes(detector, [image], short_side=side, max_side=config.detect.max_side, batch_size=1)
+                boxes.append(found[0])
+                scores.append(found[1])
+                if len(found[0]):
+                    vectors.append(embedder.embed([embedder.cut(image, found[0])]))
+        table = pd.read_parquet(calm / "embeddings" / kind / "table.parquet")
+        assert len(table) and np.array_equal(table[BOX].to_numpy(), np.concatenate(boxes))
+        assert np.array_equal(table.score.to_numpy(), np.concatenate(scores))
+        assert np.array_equal(np.load(calm / "embeddings" / kind / "vectors.npy"), np.concatenate(vectors))
+
+
+@pytest.mark.parametrize("stops_at", range(6))
+def test_interrupted_at_any_file_it_goes_on_to_the_same_bytes(plain_data, untrained, tmp_path, calm, monkeypatch, stops_at):  # noqa: F811
+    read = []
+    for name in ("ask_photo", "frames"):
+        ask = getattr(Reader, name)
+
+        def stopped(self, path, *more, ask=ask):
+            read.append(path)
+            if len(read) == stops_at + 1:
+                raise KeyboardInterrupt
+            return ask(self, path, *more)
+
+        monkeypatch.setattr(Reader, name, stopped)
+    monkeypatch.setattr("shared.units.UNITS_PER_PART", {"photos": 1, "videos": 1})
+    for module in ("bbox_sub.detections", "metric_sub.embeddings"):
+        monkeypatch.setattr(f"{module}.UNITS_PER_PART", {"photos": 1, "videos": 1})
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        infer.main(arguments(plain_data, untrained, work))
+    for stage in (bbox_sub.infer, metric_sub.infer):
+        stage.main(arguments(plain_data, untrained, work))
+    assert contents(work) == contents(calm)
+
+
+def test_detections_that_stand_are_embedded_from_the_frames_that_have_boxes(
+    plain_data, untrained, tmp_path, calm, monkeypatch  # noqa: F811
+):
+    work = tmp_path / "work"
+    bbox_sub.infer.main(arguments(plain_data, untrained, work))
+    manifest = (work / "detections" / "videos" / "manifest.json").stat().st_mtime_ns
+    infer.main(arguments(plain_data, untrained, work))
+    assert contents(work) == contents(calm)
+    assert (work / "detections" / "videos" / "manifest.json").stat().st_mtime_ns == manifest
+
+
+def test_a_file_that_goes_after_stage_1_is_told(plain_data, untrained, tmp_path):  # noqa: F811
+    work = tmp_path / "work"
+    bbox_sub.infer.main(arguments(plain_data, untrained, work))
+    (plain_data / "video" / "käse-7.mkv").unlink()
+    with pytest.raises(UserError, match="käse-7.mkv: could be read by stage 1 and now cannot"):
+        metric_sub.infer.main(arguments(plain_data, untrained, work))
+
+
+def test_a_broken_video_is_skipped_on_record_and_the_others_stay(plain_data, untrained, tmp_path, calm):  # noqa: F811
+    whole = (plain_data / "video" / "-dash.mp4").read_bytes()
+    (plain_data / "video" / "a short.mp4").write_bytes(whole)
+    work = tmp_path / "work"
+    infer.main(arguments(plain_data, untrained, work, "frames={start: 30, stop: 40, step: 5}"))  # all end before
+    skipped = json.loads((work / "detections" / "videos" / "manifest.json").read_text())["skipped"]
+    assert len(skipped) == 4 and "shorter than the first wanted frame (30)" in skipped[0]["reason"]
+    assert json.loads((work / "result.json").read_text()) == {}
+
+
+def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, tmp_path):  # noqa: F811
+    def boxes(name, below):
+        infer.main(arguments(plain_data, untrained, tmp_path / name, f"detect.reuse_below={below}"))
+        table = pd.read_parquet(tmp_path / name / "detections" / "videos" / "table.parquet")
+        return table, [rows[BOX].to_numpy() for _, rows in table.groupby(["media_id", "frame_index"])]
+
+    table, every = boxes("every", 0)
+    _, none_still = boxes("none", 0.001)
+    assert all(np.array_equal(one, other) for one, other in zip(every, none_still, strict=True))
+    still, reused = boxes("all", 256)
+    assert set(zip(still.media_id, still.frame_index, strict=True)) >= set(zip(table.media_id, table.frame_index, strict=True))
+    for _, rows in still.groupby("media_id"):
+        frames = [of_frame[BOX].to_numpy() for _, of_frame in rows.groupby("frame_index")]
+        assert len(frames) == 3 and all(np.array_equal(frame, frames[0]) for frame in frames)
