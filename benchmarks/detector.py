@@ -36,8 +36,12 @@ LIMITS = {BASE: "torch f32", "detectron2": "torch f32", "f32": "openvino f32", "
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bash run.sh bench detector", description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, help="a trained detector's folder (default: drawn weights of the full recipe)")
-    parser.add_argument("--side", action="append", help=f"beside {BASE}: detectron2, f32 or bf16 (default: all that run here)")
+    parser.add_argument(
+        "--weights", type=Path, help="a trained detector's folder (default: drawn weights of the full recipe)"
+    )
+    parser.add_argument(
+        "--side", action="append", help=f"beside {BASE}: detectron2, f32 or bf16 (default: all that run here)"
+    )
     parser.add_argument("--pictures", type=int, default=2, help="of one call (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--size", type=int, nargs=2, default=(608, 1080), help="height and width (default: 608 1080)")

@@ -32,8 +32,12 @@ LIMITS = {BASE: "torch f32", "torch.compile": "torch f32", "f32": "openvino f32"
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bash run.sh bench embedder", description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, help="a trained embedder's folder (default: drawn weights of the full recipe's first)")
-    parser.add_argument("--side", action="append", help=f"beside {BASE}: torch.compile, f32 or bf16 (default: all that run here)")
+    parser.add_argument(
+        "--weights", type=Path, help="a trained embedder's folder (default: drawn weights of the full recipe's first)"
+    )
+    parser.add_argument(
+        "--side", action="append", help=f"beside {BASE}: torch.compile, f32 or bf16 (default: all that run here)"
+    )
     parser.add_argument("--crops", type=int, default=4, help="of one call (default: 4)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--size", type=int, nargs=2, default=(456, 456), help="height and width (default: 456 456)")
