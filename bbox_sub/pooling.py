@@ -14,9 +14,11 @@ def pool_boxes(level: Tensor, boxes_xyxy: Tensor, stride: int, side: int) -> Ten
     sampling_ratio=0 (as many as the bin has cells, on each axis), bins row by row.
 
     level (H, W, C) float32, boxes_xyxy (N, 4) in pixels, of which a cell spans `stride` on each axis. A box's result does not
-    depend on the other boxes. Boxes without area give the point where they stand.
+    depend on the other boxes. Boxes without area give zeros.
     """
     height, width, channels = level.shape
+    if not len(boxes_xyxy):
+        return level.new_zeros(0, side * side, channels)
     boxes = boxes_xyxy / stride - 0.5  # in cells
     rows, row_weights, n_rows = _taps(boxes[:, 1], boxes[:, 3] - boxes[:, 1], height, side)
     columns, column_weights, n_columns = _taps(boxes[:, 0], boxes[:, 2] - boxes[:, 0], width, side)
@@ -43,17 +45,15 @@ def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tenso
 
     start, length (N,): the box, in cells.
     """
-    n_samples = (length / side).ceil().clamp(min=1)  # of a bin
-    sample = torch.arange(int(n_samples.max()) if len(start) else 1)
-    offset = torch.arange(side)[:, None] + (sample + 0.5) / n_samples[:, None, None]  # (N, side, S), in bins
-    at = start[:, None, None] + (length / side)[:, None, None] * offset
-    counts = (sample < n_samples[:, None])[:, None] & (at >= -1) & (at <= n_cells)
+    in_bin = (length / side).ceil()[:, None, None]  # samples of a bin; of a box without length none
+    bins, samples = torch.arange(side)[:, None], torch.arange(max(1, int(in_bin.max())))
+    step = (length / side)[:, None, None]
+    at = start[:, None, None] + bins * step + (samples + 0.5) * step / in_bin.clamp(min=1)  # (N, side, S)
+    taken = (samples < in_bin) & (at >= -1) & (at <= n_cells)
     at = at.clamp(0, n_cells - 1)
-    first, last = at[..., 0].floor().long(), torch.where(sample < n_samples[:, None, None], at, 0).amax(dim=2)
-    n_taps = (last.floor().long() - first + 2).amax(dim=1) if len(start) else first.new_zeros(0)
-    cells = first[..., None] + torch.arange(int(n_taps.max()) if len(start) else 1)  # (N, side, T)
-    share = (1 - (at[:, :, :, None] - cells[:, :, None, :]).abs()).clamp(
-        min=0
-    )  # (N, side, S, T): of a sample in a cell
-    weights = (share * counts[..., None]).sum(dim=2) / n_samples[:, None, None]
+    first, last = at[..., 0].floor().long(), torch.where(samples < in_bin, at, 0).amax(dim=2).floor().long()
+    n_taps = (last - first + 2).clamp(min=2).amax(dim=1)
+    cells = first[..., None] + torch.arange(int(n_taps.max()))  # (N, side, T)
+    share = (1 - (at[:, :, :, None] - cells[:, :, None, :]).abs()).clamp(min=0)  # (N, side, S, T): of a sample in a cell
+    weights = (share * taken[..., None]).sum(dim=2) / in_bin.clamp(min=1)
     return cells.clamp(max=n_cells - 1), weights, n_taps
