@@ -58,19 +58,21 @@ def main(argv: list[str] | None = None) -> None:
         name = {"detector": "detector", "embedder": config.embedders[0].name}
         measured = {stage: {"plain": Measured(), "vid2shop": Measured()} for stage in modules}
         for number, stage in itertools.product(range(options.rounds), modules):
-            steps, processor = timed(itertools.islice(plain[stage], options.steps))
-            note(measured[stage]["plain"], steps, processor)
+            measured[stage]["plain"].seconds.append(median_step(timed(itertools.islice(plain[stage], options.steps))))
             folder = options.work / f"weights-{number}"
             command = [sys.executable, "-m", modules[stage], "--config", config_file, "--data", options.data]
             subprocess.run([*command, "--work", options.work, "--weights", folder], check=True, stdout=sys.stderr)
-            note(measured[stage]["vid2shop"], step_seconds(folder / name[stage]), None)
-    publish(
-        [
-            report_of(f"train {stage}", measured[stage], base="plain", unit="picture", per_call=batch[stage])
-            for stage in modules
-        ],
-        options.json,
-    )
+            measured[stage]["vid2shop"].seconds.append(median_step(step_times(folder / name[stage])))
+    reports = []
+    for stage, sides in measured.items():
+        for side in sides.values():
+            side.processor_seconds = [0.0]  # data workers have their own: nothing that one could compare
+        report = report_of(f"train {stage}", sides, base="plain", unit="picture", per_call=batch[stage])
+        for row in report["sides"].values():
+            row["pictures per second"] = 1 / row["seconds"]
+            del row["processor_seconds"]
+        reports.append(report)
+    publish(reports, options.json)
 
 
 def shortened(config: Config, steps: int) -> Config:
@@ -132,25 +134,20 @@ def plain_embedder(config: Config, options: argparse.Namespace) -> Iterator[None
         yield
 
 
-def timed(steps: Iterator[None]) -> tuple[list[float], list[float]]:
-    """Wall and processor seconds of each step after the first ones."""
-    wall, processor = [time.perf_counter()], [time.process_time()]
-    for _ in steps:
-        wall.append(time.perf_counter())
-        processor.append(time.process_time())
-    return tuple([b - a for a, b in itertools.pairwise(each)][WARM_UP:] for each in (wall, processor))
+def timed(steps: Iterator[None]) -> list[float]:
+    """The moments, in seconds, at which the steps end."""
+    return [time.perf_counter() for _ in steps]
 
 
-def step_seconds(folder: Path) -> list[float]:
-    """Wall seconds between the steps of a training, from its TensorBoard events."""
+def step_times(folder: Path) -> list[float]:
+    """The moments, in seconds, at which the steps of a training ended, from its TensorBoard events."""
     events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
-    times = [event.wall_time for event in events.Scalars("loss")]
-    return [b - a for a, b in itertools.pairwise(times)][WARM_UP:]
+    return [event.wall_time for event in events.Scalars("loss")]
 
 
-def note(measured: Measured, seconds: list[float], processor_seconds: list[float] | None) -> None:
-    measured.seconds.append(statistics.median(seconds))
-    measured.processor_seconds.append(statistics.median(processor_seconds) if processor_seconds else float("nan"))
+def median_step(moments: list[float]) -> float:
+    """The median of the seconds between moments, the first of which do not count."""
+    return statistics.median(b - a for a, b in itertools.pairwise(moments[WARM_UP:]))
 
 
 if __name__ == "__main__":
