@@ -1,0 +1,154 @@
+"""Pictures per second of both trainings against plain loops over the same batches, networks and losses.
+
+    bash run.sh bench train --config configs/cpu.yaml --data DATA [--steps 30] [--rounds 3]
+
+The plain loops make each batch where they train on it and compute in float32; ours are the verb's own processes, whose steps' times
+stand in their TensorBoard events. Medians of the steps, evaluation and start-up left out. The trainings run in turns.
+"""
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import bbox_sub.train
+from bbox_sub.detector import build_detector
+from bbox_sub.targets import DetectorBatches
+from benchmarks.side_by_side import Measured, publish, report_of
+from metric_sub.batches import EmbedderBatches
+from metric_sub.embedder import build_embedder
+from metric_sub.losses import build_loss
+from metric_sub.training_crops import crops_for, cut_training_crops
+from shared.cli import config_of, parse_options, run_entry, use_threads
+from shared.config import Config, dump_config
+from shared.errors import UserError
+from shared.frames import extract_labelled_frames
+from shared.training import make_optimizer, training_data
+
+WARM_UP = 3  # steps whose time does not count: workers start, memory is taken
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parse_options(
+        "Time both trainings against plain loops.",
+        argv,
+        ("--steps", "of the detector's training and of each plain loop (default: 30)", {"type": int, "default": 30}),
+        ("--rounds", "how often each trains (default: 3)", {"type": int, "default": 3}),
+        ("--json", "also write the figures into this file"),
+    )
+    if options.steps <= WARM_UP + 1:
+        raise UserError(f"--steps: expected {WARM_UP + 2} or more, found {options.steps}.")
+    config = shortened(config_of(options), options.steps)
+    use_threads(config.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        options.work = options.weights = Path(scratch)
+        config_file = options.work / "short.yaml"
+        config_file.write_text(dump_config(config), encoding="utf-8")
+        plain = {"detector": plain_detector(config, options), "embedder": plain_embedder(config, options)}
+        modules = {"detector": "bbox_sub.train", "embedder": "metric_sub.train"}
+        batch = {"detector": config.detector_train.phases[0].batch_size, "embedder": config.embedders[0].batch_size}
+        name = {"detector": "detector", "embedder": config.embedders[0].name}
+        measured = {stage: {"plain": Measured(), "vid2shop": Measured()} for stage in modules}
+        for number, stage in itertools.product(range(options.rounds), modules):
+            measured[stage]["plain"].seconds.append(median_step(timed(itertools.islice(plain[stage], options.steps))))
+            folder = options.work / f"weights-{number}"
+            command = [sys.executable, "-m", modules[stage], "--config", config_file, "--data", options.data]
+            subprocess.run([*command, "--work", options.work, "--weights", folder], check=True, stdout=sys.stderr)
+            measured[stage]["vid2shop"].seconds.append(median_step(step_times(folder / name[stage])))
+    reports = []
+    for stage, sides in measured.items():
+        for side in sides.values():
+            side.processor_seconds = [0.0]  # data workers have their own: nothing that one could compare
+        report = report_of(f"train {stage}", sides, base="plain", unit="picture", per_call=batch[stage])
+        for row in report["sides"].values():
+            row["pictures per second"] = 1 / row["seconds"]
+            del row["processor_seconds"]
+        reports.append(report)
+    publish(reports, options.json)
+
+
+def shortened(config: Config, steps: int) -> Config:
+    """The config with one phase of so many iterations, one embedder of two epochs, and nothing judged or kept in between."""
+    detector_train = config.detector_train
+    phase = detector_train.phases[0].model_copy(update={"iterations": steps, "start": "last"})
+    seldom = {"checkpoint_every": 10**9, "replay_every": 0}
+    return config.model_copy(
+        update={
+            "detector_train": detector_train.model_copy(
+                update={"phases": [phase], "checkpoint_every": 10**9, "evaluate_every": 10**9, "evaluate_pictures": 1}
+            ),
+            "embedders": [config.embedders[0].model_copy(update={"epochs": 2})],
+            "embed_train": config.embed_train.model_copy(update=seldom),
+        }
+    )
+
+
+def plain_detector(config: Config, options: argparse.Namespace) -> Iterator[None]:
+    """A step of the detector's plain loop for each item that is taken."""
+    used, (part, _) = training_data(options, config, config.detector_train.parts)
+    cut = extract_labelled_frames(used, options.work, config.data, fresh=False)
+    batches = DetectorBatches(bbox_sub.train.pictures_of(part, cut, config), config)
+    settings = config.detector_train
+    network = build_detector(config.detector, load_pretrained=False, proposals_sampled=settings.proposals_sampled).train()
+    optimizer = make_optimizer(
+        settings.optimizer, network, settings.phases[0].learning_rate, settings.weight_decay, settings.momentum
+    )
+    for step in itertools.count():
+        images, targets, _ = batches[step % len(batches)]
+        loss = sum(network(images, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield
+
+
+def plain_embedder(config: Config, options: argparse.Namespace) -> Iterator[None]:
+    """A step of the first embedder's plain loop for each item that is taken."""
+    model = config.embedders[0]
+    settings = config.train_of(model)
+    used, (part, _) = training_data(options, config, config.embed_train.parts)
+    pictures = extract_labelled_frames(used, options.work, config.data, fresh=False)
+    crops = cut_training_crops(used, pictures, config, options.work, fresh=False)
+    crops = crops_for(crops[crops.media_id.isin(part.media.media_id)].reset_index(drop=True), settings)
+    batches = EmbedderBatches(crops, config, model)
+    network = build_embedder(model, config.embed, load_pretrained=False).train()
+    loss_of = build_loss(settings.loss, batches.n_classes, config.embed.dimension, model.memory)
+    learners = nn.ModuleList([network, loss_of])
+    optimizer = make_optimizer(
+        settings.optimizer, learners, settings.phases[0].learning_rate, settings.weight_decay, momentum=0.9
+    )
+    for step in itertools.count():
+        batch = batches[step % len(batches)]
+        loss = loss_of(network(batch.images), batch.classes, batch.other_classes, batch.share)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield
+
+
+def timed(steps: Iterator[None]) -> list[float]:
+    """The moments, in seconds, at which the steps end."""
+    return [time.perf_counter() for _ in steps]
+
+
+def step_times(folder: Path) -> list[float]:
+    """The moments, in seconds, at which the steps of a training ended, from its TensorBoard events."""
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
+    return [event.wall_time for event in events.Scalars("loss")]
+
+
+def median_step(moments: list[float]) -> float:
+    """The median of the seconds between moments, the first of which do not count."""
+    return statistics.median(b - a for a, b in itertools.pairwise(moments[WARM_UP:]))
+
+
+if __name__ == "__main__":
+    run_entry(main)
