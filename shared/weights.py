@@ -147,12 +147,19 @@ def _refuse_compressed(path: Path) -> None:
                 raise ValueError(f"{packed[0]!r:.80} is compressed")
 
 
+# float8 and its like are left out: torch does no arithmetic with them.
+NUMBERS = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+
 def _is_plain(value: torch.Tensor, n_bytes: int) -> bool:
     """Whether a tensor is dense, of real numbers, and all its numbers stand in a file of so many bytes."""
     return (
         value.layout is torch.strided
         and value.device.type == "cpu"
-        and not (value.is_complex() or value.is_quantized)
+        and value.dtype in NUMBERS
         and value.numel() * value.element_size() <= n_bytes
     )
 
