@@ -73,8 +73,15 @@ def refuse_other_shapes(folder: Path, build: Callable[[], torch.nn.Module]) -> N
     """Raises UserError where the network that `build` makes has other weights than the file, before any memory is taken for
     it: model.json may ask for a network of any size, the file holds those that are there."""
     path = folder / "weights.safetensors"
-    with torch.device("meta"):
-        wanted = {name: list(value.shape) for name, value in build().state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {name: list(value.shape) for name, value in build().state_dict().items()}
+    except UserError as error:
+        raise UserError(f"{folder / 'model.json'}: {error}") from None
+    except Exception as error:  # torch and timm raise whatever sizes without sense made them stumble over
+        raise UserError(
+            f"{folder / 'model.json'}: tells of a network that cannot be built ({type(error).__name__}: {error!s:.200}). Train again."
+        ) from None
     try:
         with safe_open(path, "pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}
