@@ -69,6 +69,8 @@ def _round(
             return
         begun = time.monotonic()
         verdict = worker.attempt(name, files)
+        if verdict.kind == "hang":  # or the machine was busy with something else
+            verdict = worker.attempt(name, files)
         tally.tried += 1
         tally.slowest = max(tally.slowest, time.monotonic() - begun)
         tally.refused += verdict.kind == "refused"
