@@ -49,11 +49,11 @@ def from_detectron2(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if CONSTANTS.fullmatch(name):
             continue
         place = next((ours for ours, theirs in PARTS.items() if name.startswith(theirs)), None)
-        if place:
+        if place and value.ndim:
             renamed[place + name.removeprefix(PARTS[place])] = background_first(name, value)
         else:
             renamed[BODY + timm_name(name.removeprefix("backbone.").removeprefix("bottom_up."))] = value
-    if BODY + STEM in renamed and renamed[BODY + STEM].shape[1] == 3:
+    if BODY + STEM in renamed and renamed[BODY + STEM].shape[1:2] == (3,) and renamed[BODY + STEM].ndim == 4:
         scale = 255 * torch.tensor(IMAGENET_DEFAULT_STD) / std
         renamed[BODY + STEM] = renamed[BODY + STEM][:, [2, 1, 0]] * scale.view(1, 3, 1, 1)
     return renamed
@@ -110,6 +110,9 @@ def is_detectron2(state: dict[str, Tensor]) -> bool:
 def _deviation(state: dict[str, Tensor]) -> Tensor:
     """What the checkpoint divides the pixels by, RGB (3,); where it does not say, detectron2's 1."""
     mean = state.get("pixel_mean")
+    for name in ("pixel_mean", "pixel_std"):
+        if name in state and (state[name].numel() != 3 or not (state[name] > 0).all()):
+            raise UserError(f"{name}: expected three numbers above 0, found {state[name].flatten()[:5].tolist()} ({tuple(state[name].shape)}).")
     expected = 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)
     if mean is not None and not torch.allclose(mean.flatten().float(), expected.flip(0), atol=0.01):
         raise UserError(

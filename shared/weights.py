@@ -73,8 +73,15 @@ def refuse_other_shapes(folder: Path, build: Callable[[], torch.nn.Module]) -> N
     """Raises UserError where the network that `build` makes has other weights than the file, before any memory is taken for
     it: model.json may ask for a network of any size, the file holds those that are there."""
     path = folder / "weights.safetensors"
-    with torch.device("meta"):
-        wanted = {name: list(value.shape) for name, value in build().state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {name: list(value.shape) for name, value in build().state_dict().items()}
+    except UserError as error:
+        raise UserError(f"{folder / 'model.json'}: {error}") from None
+    except Exception as error:  # torch and timm raise whatever sizes without sense made them stumble over
+        raise UserError(
+            f"{folder / 'model.json'}: tells of a network that cannot be built ({type(error).__name__}: {error!s:.200}). Train again."
+        ) from None
     try:
         with safe_open(path, "pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}
@@ -147,12 +154,19 @@ def _refuse_compressed(path: Path) -> None:
                 raise ValueError(f"{packed[0]!r:.80} is compressed")
 
 
+# float8 and its like are left out: torch does no arithmetic with them.
+NUMBERS = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+
 def _is_plain(value: torch.Tensor, n_bytes: int) -> bool:
     """Whether a tensor is dense, of real numbers, and all its numbers stand in a file of so many bytes."""
     return (
         value.layout is torch.strided
         and value.device.type == "cpu"
-        and not (value.is_complex() or value.is_quantized)
+        and value.dtype in NUMBERS
         and value.numel() * value.element_size() <= n_bytes
     )
 

@@ -195,8 +195,9 @@ def test_compressed_weights_are_refused(tmp_path):
         torch.ones(1).expand(1 << 20, 1 << 20),
         torch.sparse_coo_tensor([[0], [1]], [1.0], (1 << 20, 1 << 20), check_invariants=True),
         torch.ones(2, dtype=torch.complex64),
+        torch.ones(2).to(torch.float8_e4m3fn),
     ],
-    ids=["spread", "sparse", "complex"],
+    ids=["spread", "sparse", "complex", "float8"],
 )
 def test_a_tensor_that_is_larger_than_its_file_or_of_another_kind_is_refused(tmp_path, tensor):
     torch.save({"stem.stem_1/conv.weight": tensor}, tmp_path / "a.pth")

@@ -69,6 +69,8 @@ def _round(
             return
         begun = time.monotonic()
         verdict = worker.attempt(name, files)
+        if verdict.kind == "hang":  # or the machine was busy with something else
+            verdict = worker.attempt(name, files)
         tally.tried += 1
         tally.slowest = max(tally.slowest, time.monotonic() - begun)
         tally.refused += verdict.kind == "refused"
@@ -100,7 +102,9 @@ def keep(files: Files, verdict: Verdict, folder: Path) -> Path:
     place = folder / f"{verdict.kind}-{hashlib.sha256(verdict.signature.encode()).hexdigest()[:8]}"
     place.mkdir(parents=True, exist_ok=True)
     if not all(PLAIN.fullmatch(name) for name in files):
-        packed = {name: None if content is None else base64.b64encode(content).decode() for name, content in files.items()}
+        packed = {
+            name: None if content is None else base64.b64encode(content).decode() for name, content in files.items()
+        }
         (place / PACKED).write_text(json.dumps(packed, indent=1) + "\n", encoding="ascii")
         return place
     for name, content in files.items():
