@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shared.config import Config, load_config
-from shared.errors import UserError
+from shared.errors import UserError, printable
 from shared.journal import EVENTS
 
 STRICT = "--strict", "stop at the first file that cannot be used, with exit 1", {"action": "store_true"}
@@ -40,6 +40,9 @@ def parse_options(description: str, argv: list[str] | None, *extra: tuple) -> ar
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args(argv)
     options.weights = options.weights or options.work / "weights"
+    for name, path in vars(options).items():
+        if isinstance(path, Path) and printable(path).encode() != os.fsencode(path):
+            raise UserError(f"--{name} {printable(path)}: expected a name of valid UTF-8 in one line. Rename it, or name a link to it.")
     if options.config is None:
         trained_with = options.weights / "config.yaml"
         options.config = trained_with if trained_with.is_file() else DEFAULT_CONFIG

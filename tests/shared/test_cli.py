@@ -152,3 +152,16 @@ def test_a_full_disk_is_told_with_the_file(capsys):
     with pytest.raises(SystemExit):
         run_entry(lambda: Path("/dev/full").write_text("x" * 100_000))
     assert "error: the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["--data", "--work", "--config", "--weights"])
+@pytest.mark.parametrize(("path", "printed"), [("a\udcff", "a\\xff"), ("two\nlines", "two\\nlines")])
+def test_a_path_that_no_table_and_no_log_can_hold_is_refused(name, path, printed):
+    with pytest.raises(UserError) as caught:
+        parse_options("x", [name, path])
+    assert str(caught.value).startswith(f"{name} {printed}: expected a name of valid UTF-8")
+
+
+@pytest.mark.parametrize("path", ["käse 短袖", "it's", "a b", "-"])
+def test_paths_of_other_kinds_are_taken(path):
+    assert parse_options("x", [f"--data={path}"]).data == Path(path)

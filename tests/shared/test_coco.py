@@ -207,6 +207,14 @@ def test_another_file_is_refused_by_name(tmp_path, text):
         read_dataset(tmp_path)
 
 
+def test_a_file_with_more_bytes_than_allowed_is_refused(tmp_path):
+    path = write_coco(tmp_path / "coco.json", annotations=[box(1, 1)])
+    n_bytes = path.stat().st_size
+    assert len(coco.read_coco_file(path, n_bytes).boxes) == 1
+    with pytest.raises(UserError, match=rf"coco\.json: .*{n_bytes} bytes, more than data\.max_coco_bytes \({n_bytes - 1}\)"):
+        coco.read_coco_file(path, n_bytes - 1)
+
+
 def test_without_one_picture_it_is_refused(tmp_path):
     path = tmp_path / "coco.json"
     for images, words in (([], "images is empty"), ([image(1, "gone.png")], "no file 'gone.png'")):

@@ -263,6 +263,8 @@ def test_kinds_of_videos_without_an_item(tiny_data):
         [{"item_id": "000000", "kind": ["P"]}],
         ["000000"],
         3,
+        "[" * 100_000,
+        '[{"item_id": "\\ud800", "kind": "odd"}]',
     ],
 )
 def test_an_items_file_of_another_shape_is_refused(tiny_data, value):
