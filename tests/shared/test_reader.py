@@ -211,8 +211,10 @@ def state_of(pid):
         return "gone"
 
 
-@pytest.mark.parametrize("name", ["hang", "stuck", "slow"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("hang", signal.SIGKILL), ("stuck", signal.SIGKILL), ("stuck", signal.SIGTERM), ("hang", signal.SIGINT)],
+)
 def test_the_decoder_ends_with_its_caller(name, how):
     """Whatever it is doing, and it leaves nothing in shared memory."""
     before = set(os.listdir("/dev/shm"))
