@@ -1,9 +1,10 @@
 """Kills train and infer at random moments, again and again, and compares what they end with to an undisturbed run.
 
-`bash run.sh kills --rounds 200`. A round runs train and infer on a small drawn set until a moment drawn over somewhat
-more than the undisturbed duration, and then sends SIGKILL, SIGTERM or SIGINT to the process or to its whole group. The next round goes on in the
-same work folder. Whenever a run comes to its end, every file of the work folder must be the undisturbed run's, byte for byte, but
-for the log, TensorBoard's events, compiled models, and the seconds and `made_with` of manifests and model.json; then the folder is removed and a new run begins.
+`bash run.sh kills --rounds 200`. A round runs train and infer on a small drawn set until a moment drawn over somewhat more than the
+undisturbed duration, and then sends SIGKILL, SIGTERM or SIGINT to the process or to its whole group. The next round goes on in
+the same work folder. Whenever a run comes to its end, every file of the work folder must be the undisturbed run's, byte for byte,
+but for the log, TensorBoard's events, compiled models, and the seconds and `made_with` of manifests and model.json; then the
+folder is removed and a new run begins.
 
 The undisturbed run is made by run.sh. Those that are killed are forks of a process that has imported both stages, which start at
 once (tests/forks.py); `--door 10` sends every tenth round through run.sh. Prints a summary as JSON and exits 1 where something
