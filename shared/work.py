@@ -402,7 +402,8 @@ def locked(work: Path) -> Iterator[None]:
         raise _unwritable(work, error) from None
     with held(work):
         try:
-            for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):  # deeper ones are of steps, which look for themselves
+            # deeper ones are of steps, which look for themselves
+            for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp", "weights/*/*/.*.tmp"):
                 remove_leftovers(work, pattern)
             journal = contextlib.ExitStack()
             journal.enter_context(logged_to(work))

@@ -1,9 +1,10 @@
 """Kills train and infer at random moments, again and again, and compares what they end with to an undisturbed run.
 
-`bash run.sh kills --rounds 200`. A round runs train and infer on a small drawn set until a moment drawn over somewhat
-more than the undisturbed duration, and then sends SIGKILL, SIGTERM or SIGINT to the process or to its whole group. The next round goes on in the
-same work folder. Whenever a run comes to its end, every file of the work folder must be the undisturbed run's, byte for byte, but
-for the log, TensorBoard's events, and the seconds and `made_with` of manifests and model.json; then the folder is removed and a new run begins.
+`bash run.sh kills --rounds 200`. A round runs train and infer on a small drawn set until a moment drawn over somewhat more than the
+undisturbed duration, and then sends SIGKILL, SIGTERM or SIGINT to the process or to its whole group. The next round goes on in
+the same work folder. Whenever a run comes to its end, every file of the work folder must be the undisturbed run's, byte for byte,
+but for the log, TensorBoard's events, compiled models, and the seconds and `made_with` of manifests and model.json; then the
+folder is removed and a new run begins.
 
 The undisturbed run is made by run.sh. Those that are killed are forks of a process that has imported both stages, which start at
 once (tests/forks.py); `--door 10` sends every tenth round through run.sh. Prints a summary as JSON and exits 1 where something
@@ -37,6 +38,7 @@ ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 LONGER = 1.5  # than the undisturbed run is what a moment is drawn from: the machine may be slower meanwhile
 PATIENCE_S = 120  # for a run that was asked to end
 NOT_COMPARED = {"log.jsonl", "log.1.jsonl", ".lock"}
+NOT_LOOKED_INTO = {"tensorboard", "compiled"}  # the latter: what OpenVINO makes of the weights
 
 MORE = [
     "detector_train.phases=[{iterations: 6, short_sides: [64], learning_rate: 0.001, batch_size: 2, start: last},"
@@ -68,7 +70,7 @@ def contents(work: Path) -> dict[str, str]:
     """A hash of every file in the work folder but for what may differ, by its path."""
     found = {}
     for path in sorted(work.rglob("*")):
-        if path.is_file() and path.name not in NOT_COMPARED and "tensorboard" not in path.parts:
+        if path.is_file() and path.name not in NOT_COMPARED and not NOT_LOOKED_INTO & {*path.parts}:
             data = path.read_bytes()
             if path.name in ("manifest.json", "model.json"):
                 data = json.dumps({**json.loads(data), "seconds": 0, "made_with": {}}).encode()
