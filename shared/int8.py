@@ -46,7 +46,7 @@ def load_nncf() -> ModuleType:
         import nncf
     except ImportError:
         raise UserError("quantize wants NNCF, which is not installed here. Run `bash run.sh setup`, or .venv/bin/python -m pip install nncf.") from None
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
 
 
