@@ -3,8 +3,8 @@
     bash run.sh bench detector [--weights DIR] [--side NAME ...] [--pictures 2] [--rounds 5] [--size 608 1080] [--threads 0] [--json FILE]
 
 Without --weights it is the full recipe's network (configs/wab.yaml, a VoVNet-99) with random weights whose batch norms fit the
-pictures, which are drawn; where NNCF is installed they calibrate INT8 weights too. Every side has the same weights and
-pictures and a process of its own. A picture of the first two is run
+pictures, which are drawn; where NNCF is installed they calibrate INT8 weights too.
+Every side has the same weights and pictures and a process of its own. A picture of the first two is run
 by itself, as they come; ours has as many at work as it has streams. `found`: the share of the base's boxes that a side has with an
 IoU of 0.9 or more and the same label. Random weights have many boxes of nearly equal score, of which the last bits choose: `evaluate`
 with a trained detector, once per runtime.precision, tells what a precision costs in mAP.

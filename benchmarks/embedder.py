@@ -3,8 +3,8 @@
     bash run.sh bench embedder [--weights DIR] [--side NAME ...] [--crops 4] [--rounds 5] [--size 456 456] [--threads 0] [--json FILE]
 
 Without --weights it is the full recipe's first embedder (configs/wab.yaml, an EfficientNet-B5) with random weights whose batch norms
-fit the crops, which are drawn; where NNCF is installed they calibrate INT8 weights too. Every side has the same weights
-and crops and a process of its own; torch takes all crops of a call
+fit the crops, which are drawn; where NNCF is installed they calibrate INT8 weights too.
+Every side has the same weights and crops and a process of its own; torch takes all crops of a call
 as one batch, ours each by itself. `cosine`: the least of a side's vectors with the base's. A network of random weights exaggerates
 small differences; --weights names a trained one.
 """

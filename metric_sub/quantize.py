@@ -225,7 +225,7 @@ def embed_boxes(
     """By embedder the boxes' vectors (N, D) float32 of unit length, in their order; zeros where a picture cannot be read."""
     runs = {folder: CropEmbedder([each], config.embed.batch_size) for folder, each in embedders.items()}
     vectors = {folder: np.zeros((len(boxes), run.dimension), np.float32) for folder, run in runs.items()}
-    waiting: list[np.ndarray] = []
+    boxes_xyxy, waiting = boxes[BOX].to_numpy(), []
 
     def take() -> None:
         places = np.concatenate([np.zeros(0, np.int64), *waiting])
@@ -236,7 +236,7 @@ def embed_boxes(
     with progress_bar(total=len(boxes), title=title, unit="crop") as bar:
         for places, image_rgb in boxed_pictures(boxes, config.data.max_pixels):
             for run in runs.values():
-                run.add(image_rgb, boxes[BOX].to_numpy()[places])
+                run.add(image_rgb, boxes_xyxy[places])
             waiting.append(places)
             if sum(map(len, waiting)) >= CROPS_AT_ONCE // len(runs):
                 take()

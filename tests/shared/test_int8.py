@@ -126,6 +126,16 @@ def test_nothing_is_measured_where_nothing_is_to_be(source):
     assert made.figures is None and all(layers_of(made.models["net"]).values())
 
 
+def test_a_model_that_gives_zeros_is_refused_though_nothing_is_measured(source, monkeypatch):
+    zeros = from_torch(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 5, bias=False)), torch.zeros(1, 3, 12, 12))
+    for node in zeros.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            node.output(0).replace(ops.constant(np.zeros((2, 3, 5, 5), np.float32)).output(0))
+    monkeypatch.setattr("shared.int8.quantize_model", lambda *_: zeros)
+    with pytest.raises(UserError, match="the INT8 net gives something else.*found 1.00"):
+        quantize_within({"net": source}, SETTINGS, None, None, "net, mAP")
+
+
 def test_without_nncf_the_command_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(UserError, match="not installed.*pip install nncf"):
