@@ -44,6 +44,7 @@ from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.parse import parse_json, parse_yaml
+from shared.runtime import PLAIN
 from shared.training import Checkpoint, Record
 from shared.weights import read_description, read_state, save_weights
 from shared.work import Step, read_step, write_json
@@ -328,11 +329,11 @@ def test_a_backbone_of_elsewhere_is_not_fetched(detector, embedder, backbone, cl
     folder, change = detector
     change(backbone, "architecture", "backbone")
     with pytest.raises(UserError):
-        load_detector(folder, least_score=0.5)
+        load_detector(folder, runtime=PLAIN, least_score=0.5)
     folder, change = embedder
     change(backbone, "architecture", "model", "backbone")
     with pytest.raises(UserError):
-        load_embedders(folder, flip=False)
+        load_embedders(folder, runtime=PLAIN, flip=False)
 
 
 @pytest.mark.parametrize(
@@ -342,14 +343,14 @@ def test_a_detector_that_claims_to_be_huge_takes_no_memory(detector, limited_mem
     folder, change = detector
     change(value, "architecture", key)
     with pytest.raises(UserError, match="does not fit the architecture in model.json"):
-        limited_memory(load_detector, folder, least_score=0.5)
+        limited_memory(load_detector, folder, runtime=PLAIN, least_score=0.5)
 
 
 def test_an_embedder_that_claims_to_be_huge_takes_no_memory(embedder, limited_memory):
     folder, change = embedder
     change(10**8, "architecture", "shape", "dimension")
     with pytest.raises(UserError, match="does not fit the architecture in model.json"):
-        limited_memory(load_embedders, folder, flip=False)
+        limited_memory(load_embedders, folder, runtime=PLAIN, flip=False)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ def test_an_embedders_description_without_sense_is_told(tiny_config, embedder, k
     folder, change = embedder
     change(value, *keys)
     with pytest.raises(UserError, match=r"model\.json"):
-        load_embedders(folder, flip=False)
+        load_embedders(folder, runtime=PLAIN, flip=False)
     with pytest.raises(UserError, match=r"model\.json"):
         read_trained(tiny_config.model_copy(update={"embedders": tiny_config.embedders[:1]}), folder.parent)
 
