@@ -57,7 +57,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     A pipe or a device, such as /dev/stdout, is written as it is. Raises OSError that names `path` where the disk is full or
     refuses, whatever error the library that writes makes of that.
     """
-    if Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file() and not path.is_dir()):
+    if _is_stream(path):
         write(path)
         return
     # the name in front is cut: with what is added to it, it could be longer than a file system allows
@@ -80,6 +80,13 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether the path is a pipe, a device or an open file of this process, which has no place beside it."""
+    if path.parent in (Path("/dev"), Path("/dev/fd")):  # not /dev/shm/..., which is a disk
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _raise_what_the_disk_said(error: BaseException | None) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -389,9 +390,23 @@ def test_torch_on_a_full_disk_tells_so(tmp_path):
         write_whole(tmp_path / "b.pt", write)
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm here")
+def test_a_disk_in_memory_is_a_disk(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "a"
+        path.write_text("old")
+        write_whole(path, lambda beside: (beside.write_text("x"), path.read_text() == "old" or pytest.fail("not beside")))
+        assert path.read_text() == "x"
+
+
 def test_a_device_is_written_as_it_is_and_a_long_name_fits(tmp_path, capfd):
     write_text(Path("/dev/stdout"), "to the terminal")
     assert capfd.readouterr().out == "to the terminal" and Path("/dev/stdout").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "to the pipe")
+    assert os.read(reader, 100) == b"to the pipe" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
     for name in ("a" * 255, "ä" * 127):
         write_text(tmp_path / name, "x")
         assert (tmp_path / name).read_text() == "x"
