@@ -26,7 +26,7 @@ def doubling() -> ov.Model:
 @pytest.fixture
 def folder(tmp_path):
     """A model's folder with INT8 weights of one network."""
-    save_weights(tmp_path / "net", torch.nn.Linear(2, 2), {})
+    save_weights(tmp_path / "net", torch.nn.Linear(2, 2), {"architecture": {}})
     write(tmp_path / "net")
     return tmp_path / "net"
 
@@ -52,21 +52,21 @@ def test_fingerprints_name_the_int8_files(folder):
 
 
 def test_missing_weights_tell_the_command(tmp_path):
-    save_weights(tmp_path, torch.nn.Linear(2, 2), {})
+    save_weights(tmp_path, torch.nn.Linear(2, 2), {"architecture": {}})
     for refuses in (lambda: read_quantized(tmp_path, "network0"), lambda: runtime_settings(INT8, tmp_path)):
         with pytest.raises(UserError, match="there are none.*run.sh quantize"):
             refuses()
 
 
 def test_an_interrupted_run_leaves_nothing_that_inference_would_take(tmp_path):
-    save_weights(tmp_path, torch.nn.Linear(2, 2), {})
+    save_weights(tmp_path, torch.nn.Linear(2, 2), {"architecture": {}})
     write(tmp_path, finish=False)
     with pytest.raises(UserError, match="there are none"):
         read_quantized(tmp_path, "network0")
 
 
 def test_weights_of_a_model_that_was_trained_again_are_refused(folder):
-    save_weights(folder, torch.nn.Linear(2, 2), {})
+    save_weights(folder, torch.nn.Linear(2, 2), {"architecture": {}})
     with pytest.raises(UserError, match="made of other float weights"):
         read_quantized(folder, "network0")
     with pytest.raises(UserError, match="made of other float weights"):
