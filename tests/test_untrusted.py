@@ -33,18 +33,19 @@ from bbox_sub.detector import build_detector, load_detector
 from bbox_sub.infer import main as detect
 from metric_sub.calibrate import main as calibrate
 from metric_sub.embedder import build_embedder, load_embedders, save_embedder
+from metric_sub.embeddings import boxes_and_vectors, read_trained
 from metric_sub.find import as_file_name
 from metric_sub.index import search_by
-from metric_sub.infer import boxes_and_vectors, read_trained
 from metric_sub.report import main as report
 from metric_sub.result import read_result
-from shared.columns import DETECTION_COLUMNS, check_columns, check_places
+from shared.columns import check_columns, check_places
 from shared.config import dump_config, load_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.parse import parse_json, parse_yaml
 from shared.runtime import PLAIN
+from shared.tables import DETECTION_COLUMNS
 from shared.training import Checkpoint, Record
 from shared.weights import read_description, read_state, save_weights
 from shared.work import Step, read_step, write_json
