@@ -46,8 +46,13 @@ def test_one_process_writes_what_the_two_stages_write(plain_data, untrained, tmp
     assert len(contents(calm)) > 8 and contents(calm) == contents(tmp_path / "two")
 
 
-def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, calm):  # noqa: F811
-    config = load_config(untrained / "config.yaml", [])
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, tmp_path, engine):  # noqa: F811
+    """With torch a unit at a time, whose pictures and crops share batches; with OpenVINO every picture by itself."""
+    override = f"runtime={{engine: {engine}, precision: f32, device: cpu}}"
+    work = tmp_path / "work"
+    infer.main(arguments(plain_data, untrained, work, override))
+    config = load_config(untrained / "config.yaml", [override])
     chosen = {key: getattr(config.detector, key) for key in INFERENCE_KEYS}
     runtime = detector_runtime(config)
     detector, _ = load_detector(untrained / "detector", runtime=runtime, least_score=0.0, **chosen)
@@ -56,24 +61,31 @@ def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, calm):  # n
         for model in config.embedders
     ]
     embedder = CropEmbedder(models, config.embed.batch_size)
-    media = pd.read_parquet(calm / "media" / "table.parquet")
+    media = pd.read_parquet(work / "media" / "table.parquet")
     for kind, side in (("photos", config.detect.photo_short_side), ("videos", config.detect.video_short_side)):
         boxes, scores, vectors = [], [], []
-        for path in media[media.kind == kind[:-1]].path:
+        for _, unit in media[media.kind == kind[:-1]].groupby("item_id", sort=False):
             if kind == "photos":
-                frames = [(0, read_photo(path, config.data.max_pixels))]
+                images = [read_photo(path, config.data.max_pixels) for path in unit.path]
             else:
-                frames = list(read_frames(path, config.frames.indices, config.data.max_pixels))
-            for _, image in frames:
-                [found] = detect_boxes(detector, [image], short_side=side, max_side=config.detect.max_side, batch_size=1)
-                boxes.append(found[0])
-                scores.append(found[1])
-                if len(found[0]):
-                    vectors.append(embedder.embed([embedder.cut(image, found[0])]))
-        table = pd.read_parquet(calm / "embeddings" / kind / "table.parquet")
+                [path] = unit.path
+                images = [image for _, image in read_frames(path, config.frames.indices, config.data.max_pixels)]
+            for together in [images] if engine == "torch" else [[image] for image in images]:
+                found = detect_boxes(
+                    detector,
+                    together,
+                    short_side=side,
+                    max_side=config.detect.max_side,
+                    batch_size=config.detect.batch_size,
+                )
+                boxes += [each[0] for each in found]
+                scores += [each[1] for each in found]
+                cuts = [embedder.cut(image, each[0]) for image, each in zip(together, found, strict=True)]
+                vectors.append(embedder.embed([cut for cut in cuts if len(cut)]))
+        table = pd.read_parquet(work / "embeddings" / kind / "table.parquet")
         assert len(table) and np.array_equal(table[BOX].to_numpy(), np.concatenate(boxes))
         assert np.array_equal(table.score.to_numpy(), np.concatenate(scores))
-        assert np.array_equal(np.load(calm / "embeddings" / kind / "vectors.npy"), np.concatenate(vectors))
+        assert np.array_equal(np.load(work / "embeddings" / kind / "vectors.npy"), np.concatenate(vectors))
 
 
 @pytest.mark.parametrize("stops_at", range(6))
@@ -101,7 +113,7 @@ def test_interrupted_at_any_file_it_goes_on_to_the_same_bytes(plain_data, untrai
 
 
 def test_detections_that_stand_are_embedded_from_the_frames_that_have_boxes(
-    plain_data, untrained, tmp_path, calm, monkeypatch  # noqa: F811
+    plain_data, untrained, tmp_path, calm  # noqa: F811
 ):
     work = tmp_path / "work"
     bbox_sub.infer.main(arguments(plain_data, untrained, work))
