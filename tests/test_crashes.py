@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.journal import read_tail
 from shared.work import holder, is_held
 from tests.conftest import PROJECT
 from tests.forks import AT_ONCE, BY_STAGES, TRAIN, run_stages, start_stage
@@ -79,7 +80,7 @@ def test_a_read_only_work_folder_is_refused_and_can_be_looked_at(calm, tmp_path)
     work, log = tmp_path / "disk", tmp_path / "log"
     with small_disk(work, 1 << 20) as remount:
         process = start_stage("train, stage 1", with_work(calm, work), log)
-        wait_for(lambda: is_held(work))
+        wait_for(lambda: read_tail(work))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         remount("ro")
@@ -120,7 +121,7 @@ def test_a_killed_data_worker_is_told_and_the_run_goes_on_to_the_same_weights(ca
     work, log = tmp_path / "work", tmp_path / "log"
     process = start_stage("train, stage 1", with_work(calm, work), log)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(lambda: children.read_text().split())
+    wait_for(lambda: log.exists() and "phase 1 of 2" in log.read_text())  # the decoder, a child too, is gone by then
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     process.join(60)
     said = log.read_text()
