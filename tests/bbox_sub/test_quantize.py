@@ -102,7 +102,7 @@ def test_without_labels_it_is_refused_or_made_unmeasured(options, tiny_data):
     arguments, folder = options
     for path in tiny_data.glob("*/*_annotation/**/*.json"):
         path.unlink()
-    with pytest.raises(UserError, match="no labelled box in .* max_map_loss to null"):
+    with pytest.raises(UserError, match="no labelled box in .*quantize.max_map_loss to null"):
         main(arguments)
     main([*arguments, "quantize.max_map_loss=null"])
     assert manifest(folder)["cost"] is None and manifest(folder)["rows"] == 6
