@@ -7,7 +7,8 @@ and refuses where one is past its limit. What stands already is reused.
 
 import argparse
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from shared.config import Config
 from shared.dataset import read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.fit import settle_problems
-from shared.int8 import Quantized, Source, load_nncf, quantize_within, versions
+from shared.int8 import Source, load_nncf, quantize_within, versions
 from shared.progress import progress_bar
 from shared.quantized import FOLDER, discard, save_quantized
 from shared.runtime import PLAIN, Runtime
@@ -39,6 +40,7 @@ log = logging.getLogger("quantize")
 
 FLOAT = Runtime("openvino", "f32", "cpu", "what INT8 is compared with")
 INT8 = Runtime("openvino", "int8", "cpu", "what is measured")
+ALL = "all together"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,18 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     trained = read_trained(config, options.weights)
     with locked(options.work):
         quantize_embedders(config, options, trained)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Labelled boxes that recall@1 is measured on, and what float32 vectors (N, D) of them each embedder gives, by name."""
-
-    boxes: pd.DataFrame
-    vectors: dict[str, np.ndarray]
-
-    def recall(self, vectors: np.ndarray) -> float:
-        """recall@1 of the boxes' vectors (N, D), 0..1."""
-        return recall_of_vectors(vectors, self.boxes.instance_id.to_numpy(), (self.boxes.kind == "photo").to_numpy())
 
 
 def quantize_embedders(config: Config, options: argparse.Namespace, trained: dict[Path, dict]) -> None:
@@ -88,37 +78,41 @@ def quantize_embedders(config: Config, options: argparse.Namespace, trained: dic
         return
     networks = {folder: load_embedders(folder, runtime=PLAIN, flip=config.embed.flip) for folder in trained}
     crops = calibration_crops(chosen, networks, config.data.max_pixels)
-    judged = None
+    sources = {
+        model_name(folder, k): Source(front_model(each.net), crops[folder], lambda crop: crop[None])
+        for folder, embedders in networks.items()
+        for k, each in enumerate(embedders)
+    }
+    measure = None
     if boxes is not None:
-        as_float = {
-            folder: load_embedders(folder, runtime=FLOAT, flip=config.embed.flip) for folder in networks
-        }
-        judged = Judged(boxes, embed_boxes(as_float, boxes, config, "recall@1 in float32"))
+        in_float = {folder: load_embedders(folder, runtime=FLOAT, flip=config.embed.flip) for folder in networks}
+        expected = embed_boxes(in_float, boxes, config, "recall@1 in float32")
+
+        def measure(models: dict[str, ov.Model]) -> dict:
+            in_int8 = {folder: in_models(embedders, folder, models) for folder, embedders in networks.items()}
+            return costs_of(boxes, expected, embed_boxes(in_int8, boxes, config, "recall@1 in INT8"))
+
     try:
-        made, vectors = {}, {}
-        for folder, embedders in networks.items():
-            made[folder], vectors[folder] = quantize_embedder(folder, embedders, crops[folder], judged, config)
-        cost = ensemble_cost(judged, vectors, settings.max_recall_loss) if judged else None
+        made = quantize_within(sources, settings, measure, settings.max_recall_loss, "embedders, recall@1")
     except UserError:
         for step in steps.values():
             discard(step)
         raise
     for folder, step in steps.items():
-        figures = made[folder].figures
+        models = {f"network{k}": made.models[model_name(folder, k)] for k in range(len(networks[folder]))}
         step.write(
             {"calibration": chosen.drop(columns="path")},
             facts={
-                "files": save_quantized(step, made[folder].models),
-                "cost": figures and {"boxes": len(judged.boxes), **figures, "ensemble": cost},
-                "float_layers": made[folder].float_layers,
+                "files": save_quantized(step, models),
+                "cost": made.figures and {"boxes": len(boxes), **made.figures},
+                "float_layers": made.float_layers,
             },
         )
-        if figures:
-            log.info("%s: recall@1 %.4f, in float %.4f", step.folder, figures["int8"], figures["float"])
-        else:
-            log.info("%s: written; what it costs was not measured (quantize.max_recall_loss is null)", step.folder)
-    if cost:
-        log.info("all together: recall@1 %.4f, in float %.4f, on %d boxes", cost["int8"], cost["float"], len(judged.boxes))
+    if not made.figures:
+        log.info("INT8 weights are written; what they cost was not measured (quantize.max_recall_loss is null)")
+        return
+    for name, figures in made.figures["recall_at_1"].items():
+        log.info("%s: recall@1 %.4f, in float %.4f, on %d boxes", name, figures["int8"], figures["float"], len(boxes))
 
 
 def sides_of(config: Config, options: argparse.Namespace) -> tuple[Dataset, pd.DataFrame | None]:
@@ -179,44 +173,36 @@ def calibration_crops(
     return crops
 
 
-def quantize_embedder(
-    folder: Path, embedders: list[TrainedEmbedder], crops: list[np.ndarray], judged: Judged | None, config: Config
-) -> tuple[Quantized, np.ndarray | None]:
-    """One embedder in INT8, and its vectors of the judged boxes."""
-    sources = {
-        f"network{k}": Source(front_model(each.net), crops, lambda crop: crop[None]) for k, each in enumerate(embedders)
-    }
-    vectors, measure = [None], None
-    if judged:
-        as_float = judged.recall(judged.vectors[folder])
-
-        def measure(models: dict[str, ov.Model]) -> dict:
-            in_int8 = [
-                replace(each, net=CompiledEmbedder(each.net, lambda name=name: models[name], INT8, None))
-                for name, each in zip(sources, embedders, strict=True)
-            ]
-            vectors[0] = embed_boxes({folder: in_int8}, judged.boxes, config, f"recall@1 of {folder.name} in INT8")[folder]
-            as_int8 = judged.recall(vectors[0])
-            cosine = float((vectors[0] * judged.vectors[folder]).sum(axis=1).mean())
-            return {"loss": as_float - as_int8, "float": as_float, "int8": as_int8, "cosine": cosine}
-
-    made = quantize_within(
-        sources, config.quantize, measure, config.quantize.max_recall_loss, f"{folder.name}, recall@1"
-    )
-    return made, vectors[0]
+def model_name(folder: Path, number: int) -> str:
+    """Of a network of an embedder, among those of all."""
+    return f"{folder.name} network{number}"
 
 
-def ensemble_cost(judged: Judged, vectors: dict[Path, np.ndarray], limit: float) -> dict:
-    """{'float', 'int8', 'loss'}: recall@1 of all embedders together. Raises UserError where the loss is past the limit."""
-    as_float = judged.recall(join_vectors(list(judged.vectors.values())))
-    as_int8 = judged.recall(join_vectors(list(vectors.values())))
-    if as_float - as_int8 > limit:
-        raise UserError(
-            f"all embedders together, recall@1: {as_int8:.4f} in INT8, {as_float:.4f} in float: a loss of {as_float - as_int8:.4f}, "
-            f"with a limit of {limit:g}. No INT8 weights are kept. Try more calibration pictures (quantize.calibration_pictures), "
-            "quantize.float_layers that begin higher, or a higher limit; or run in runtime.precision bf16."
-        )
-    return {"float": as_float, "int8": as_int8, "loss": as_float - as_int8}
+def in_models(embedders: list[TrainedEmbedder], folder: Path, models: dict[str, ov.Model]) -> list[TrainedEmbedder]:
+    """The embedders of a folder as INT8 models run them."""
+    return [
+        replace(each, net=CompiledEmbedder(each.net, partial(models.get, model_name(folder, k)), INT8, None))
+        for k, each in enumerate(embedders)
+    ]
+
+
+def costs_of(boxes: pd.DataFrame, expected: dict[Path, np.ndarray], found: dict[Path, np.ndarray]) -> dict:
+    """What the vectors `found` in INT8 lose against those expected, by embedder (N, D), rows as in `boxes`.
+
+    recall_at_1: of each embedder by name, and of ALL together, {float, int8, loss, cosine}, the last the mean of the vectors'
+    cosines. loss: the largest of them; of: whose it is.
+    """
+    products, is_photo = boxes.instance_id.to_numpy(), (boxes.kind == "photo").to_numpy()
+    pairs = {folder.name: (expected[folder], found[folder]) for folder in expected}
+    if len(pairs) > 1:
+        pairs[ALL] = tuple(join_vectors(list(vectors.values())) for vectors in (expected, found))
+    figures = {}
+    for name, (true, rounded) in pairs.items():
+        as_float, as_int8 = (recall_of_vectors(vectors, products, is_photo) for vectors in (true, rounded))
+        cosine = float((true * rounded).sum(axis=1).mean())
+        figures[name] = {"float": as_float, "int8": as_int8, "loss": as_float - as_int8, "cosine": cosine}
+    worst = max(figures, key=lambda name: figures[name]["loss"])
+    return {"loss": figures[worst]["loss"], "of": worst, "recall_at_1": figures}
 
 
 def embed_boxes(

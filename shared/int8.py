@@ -65,8 +65,8 @@ def quantize_within(
 ) -> Quantized:
     """The sources in INT8 with the first number of `settings.float_layers` in float that keeps `measure`'s "loss" within the limit.
 
-    measure: of the INT8 models, gives figures with "loss", in the unit of the limit; None: nothing is measured, and the first
-    number is taken. Raises UserError with the figures where no number keeps to the limit.
+    measure: of the INT8 models, gives figures with "loss", in the unit of the limit, and "of", whose it is, where that must be
+    said; None: nothing is measured, and the first number is taken. Raises UserError with the figures where no number keeps to the limit.
     """
     ranked, told = None, []
     for n_float in settings.float_layers:
@@ -83,10 +83,11 @@ def quantize_within(
             refuse_broken(sources, models, title)
             return Quantized(models, None, layers)
         figures = measure(models)
-        log.info("%s: with %d layers in float INT8 loses %.4f", title, len(kept), figures["loss"])
+        loss = f"{figures['loss']:.4f}" + (f" ({figures['of']})" if "of" in figures else "")
+        log.info("%s: with %d layers in float INT8 loses %s", title, len(kept), loss)
         if figures["loss"] <= limit:
             return Quantized(models, figures, layers)
-        told.append(f"{figures['loss']:.4f} with {len(kept)} layers in float")
+        told.append(f"{loss} with {len(kept)} layers in float")
     raise UserError(
         f"{title}: INT8 costs more than the limit of {limit:g}: {'; '.join(told)}. No INT8 weights are kept. Try more calibration "
         "pictures (quantize.calibration_pictures), more layers in float (quantize.float_layers), the other quantize.preset, or "
