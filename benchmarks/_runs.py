@@ -86,15 +86,18 @@ def _children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def _resident_bytes(pid: int) -> int:
+def _resident_bytes(pid: int, parent_command: bytes = b"") -> int:
     """What a process and all below it hold in memory."""
     total = 0
     try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if command == parent_command:  # a fork that has not yet become another program: its memory is its parent's
+            return 0
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii").split()
         if "VmRSS:" in status:
             total = int(status[status.index("VmRSS:") + 1]) * 1024
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(_resident_bytes(int(child)) for child in children.read_text(encoding="ascii").split())
+            total += sum(_resident_bytes(int(child), command) for child in children.read_text(encoding="ascii").split())
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has ended
     return total

@@ -13,12 +13,13 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from benchmarks._runs import draw_weights, link_some, run_measured
 from benchmarks.side_by_side import Measured, publish, report_of
 from metric_sub.result import read_result
 from shared.cli import config_of, parse_options, run_entry
-from shared.dataset import read_media
-from shared.media import probe_video
 
 RANDOM = ["detect.photo_score=0", "detect.video_score=0", "detector.detections=3", "match.max_distance=2"]
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         if options.random:
             weights = scratch / "weights"
             draw_weights(config, weights)
-        report = compare(options, data, weights, scratch, len(config.frames.indices))
+        report = compare(options, data, weights, scratch, config.frames.indices)
     publish([report], options.json)
     found = report["matches"]
     print(
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def compare(options: argparse.Namespace, data: Path, weights: Path, scratch: Path, frames_wanted: int) -> dict:
+def compare(options: argparse.Namespace, data: Path, weights: Path, scratch: Path, frame_indices: list[int]) -> dict:
     """The report of both sides, per photo and wanted frame."""
     common = ["--config", options.config, "--data", data, "--weights", weights]
     measured = {"plain": Measured(), "vid2shop": Measured()}
@@ -61,10 +62,10 @@ def compare(options: argparse.Namespace, data: Path, weights: Path, scratch: Pat
         work = scratch / f"work-{number}"
         run_measured("benchmarks._plain_pipeline", [*common, "--out", out, *options.overrides], measured["plain"])
         run_measured("infer", [*common, "--work", work, *options.overrides], measured["vid2shop"])
-    media = read_media(data)
+    media = pd.read_parquet(work / "media" / "table.parquet")
     videos = media[media.kind == "video"]
-    n_frames = sum(min(frames_wanted, probe_video(path, 10**12).n_frames) for path in videos.path)
-    n_pictures = int((media.kind == "photo").sum()) + n_frames
+    wanted = np.array(frame_indices)
+    n_pictures = int((media.kind == "photo").sum()) + sum(int((wanted < n_frames).sum()) for n_frames in videos.n_frames)
     plain, ours = (read_result(path) for path in (out, work / "result.json"))
     equal = sum(plain[video].item_id == ours[video].item_id for video in plain.keys() & ours.keys())
     rows = json.loads((work / "detections" / "videos" / "manifest.json").read_text(encoding="utf-8"))["rows"]

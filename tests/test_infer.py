@@ -88,7 +88,7 @@ def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, tmp_path, e
         assert np.array_equal(np.load(work / "embeddings" / kind / "vectors.npy"), np.concatenate(vectors))
 
 
-@pytest.mark.parametrize("stops_at", range(6))
+@pytest.mark.parametrize("stops_at", [1, 4])
 def test_interrupted_at_any_file_it_goes_on_to_the_same_bytes(plain_data, untrained, tmp_path, calm, monkeypatch, stops_at):  # noqa: F811
     read = []
     for name in ("ask_photo", "frames"):
