@@ -7,7 +7,8 @@ import sys
 from tests.conftest import PROJECT
 
 MARKDOWN = (PROJECT / "docs" / "robustness.md").read_text(encoding="utf-8")
-ROWS = [line for line in MARKDOWN.splitlines() if line.startswith("| ") and not line.startswith("| input |")]
+TABLES = re.findall(r"^\| input \|.*\n\|[-|]*\n((?:\|.*\n)+)", MARKDOWN, re.MULTILINE)
+ROWS = [row for table in TABLES for row in table.splitlines()]
 
 
 def test_every_row_names_a_test_that_is_there():
