@@ -57,7 +57,9 @@ PHOTOS = {  # in the place of the annotation of a photo of 64 x 96
     "an entry that is none": Case(text('{"annotations": [null]}'), "annotations.0: "),
     "without label": Case(photo({"instance_id": 0, "box": [1, 2, 3, 4]}), "annotations.0.label: Field required"),
     "without box": Case(photo({"instance_id": 0, "label": "a"}), "annotations.0.box: Field required"),
-    "without instance_id": Case(photo({"label": "a", "box": [1, 2, 3, 4]}), "annotations.0.instance_id: Field required"),
+    "without instance_id": Case(
+        photo({"label": "a", "box": [1, 2, 3, 4]}), "annotations.0.instance_id: Field required"
+    ),
     "a label that is a number": Case(photo(entry(label=3)), "annotations.0.label: "),
     "a box of three": Case(photo(entry(box=[1, 2, 3])), "annotations.0.box"),
     "a box of five": Case(photo(entry(box=[1, 2, 3, 4, 5])), "annotations.0.box"),

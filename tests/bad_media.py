@@ -76,7 +76,9 @@ def png(width: int, height: int, rows: bytes = b"", chunks: list[tuple[bytes, by
 def tiff(tags: list[tuple[int, int]], following: int = 0) -> bytes:
     """A TIFF of 32-bit tags; the address of the following page; 16 grey pixels at 300."""
     body = b"II*\0" + struct.pack("<IH", 8, len(tags))
-    body += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags)) + struct.pack("<I", following)
+    body += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags)) + struct.pack(
+        "<I", following
+    )
     return body.ljust(300, b"\0") + bytes(range(16))
 
 
@@ -190,7 +192,10 @@ PHOTOS = {
 
 def frames_of(item_id: str = "000000", n_frames: int = N_FRAMES, scale: int = 1) -> list[np.ndarray]:
     rng = np.random.default_rng(int(item_id))
-    return [np.kron(scene(item_id, product_box(item_id, k), rng), np.ones((scale, scale, 1), np.uint8)) for k in range(n_frames)]
+    return [
+        np.kron(scene(item_id, product_box(item_id, k), rng), np.ones((scale, scale, 1), np.uint8))
+        for k in range(n_frames)
+    ]
 
 
 def small_video(path: Path) -> Path:
@@ -248,7 +253,9 @@ def changing_size(path: Path) -> None:
 
 def broken_off(path: Path) -> None:
     rng = np.random.default_rng(0)
-    frames = [np.where(rng.random((96, 64, 1)) < 0.3, rng.integers(0, 256, (96, 64, 3)), numbered_frame(k)) for k in range(60)]
+    frames = [
+        np.where(rng.random((96, 64, 1)) < 0.3, rng.integers(0, 256, (96, 64, 3)), numbered_frame(k)) for k in range(60)
+    ]
     write_video(path, [frame.astype(np.uint8) for frame in frames])
     os.truncate(path, path.stat().st_size * 6 // 10)
 

@@ -59,7 +59,7 @@ def test_what_is_left_out_is_in_the_manifest_and_in_one_list(root):
 
 NAMES = {
     "spaces": " a  b ",
-    "quotes": "it's \"so\"",
+    "quotes": 'it\'s "so"',
     "newline": "two\nlines",
     "tab and escape": "a\tb\x1b[31m",
     "non-ASCII": "käse 短袖 🩳",
@@ -200,7 +200,9 @@ def test_what_stands_in_the_wrong_place(root, name):
         picture().save(path, format="JPEG")
     place = name.rstrip("/")
     assert left_out(root) == {place: FOLDERS[name]}
-    assert [(problem.media_id, problem.fault) for problem in read_dataset(root, LIMITS).problems] == [(place, FOLDERS[name])]
+    assert [(problem.media_id, problem.fault) for problem in read_dataset(root, LIMITS).problems] == [
+        (place, FOLDERS[name])
+    ]
 
 
 @pytest.mark.parametrize("folders", [[], ["image"], ["image", "video"], ["image/a"], ["a", "b"]])
@@ -277,7 +279,10 @@ def test_a_photo_without_permission_is_left_out(forbidden):
 @pytest.mark.parametrize("name", ["", "image"])
 def test_a_root_without_permission_is_refused_in_words(forbidden, name):
     root = forbidden(name)
-    with as_nobody(), pytest.raises(UserError, match="Permission denied" if not name else "no photo.*Permission denied"):
+    with (
+        as_nobody(),
+        pytest.raises(UserError, match="Permission denied" if not name else "no photo.*Permission denied"),
+    ):
         read_media(root, LIMITS)
 
 

@@ -246,7 +246,9 @@ for path in sys.argv[2:]:
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     paths = [data / "image" / "sound" / "0.jpg", *(data / photo_id(name) for name in bombs)]
-    ended = subprocess.run([sys.executable, "-c", code, *paths], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *paths], cwd=PROJECT, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) < 20 * 1024  # KiB; one of them decoded would take 110 MB and more
 

@@ -299,7 +299,7 @@ def test_check_prints_the_counts_and_fails_on_what_does_not_fit(tiny_data):
     assert (
         "not a readable picture" in bad.stdout
         and "leaves the picture" in bad.stdout
-        and "frame 99 is labelled" in bad.stdout
+        and "the video has no frames [99]" in bad.stdout
     )
 
 
