@@ -1,13 +1,13 @@
 """Entries of both stages as processes of their own that start at once: forks of a server that has imported what they need."""
 
-import importlib
+import importlib.util
 import multiprocessing
 import os
+import runpy
 import signal
+import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-from shared.cli import run_entry
 
 STAGES = {
     "train, stage 1": "bbox_sub.train",
@@ -48,5 +48,6 @@ def _enter(stage: str, arguments: list[str], log: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server's forks leave it aside
-    main = importlib.import_module(STAGES[stage]).main
-    run_entry(lambda: main(arguments))
+    file = importlib.util.find_spec(STAGES[stage]).origin
+    sys.argv = [file, *arguments]
+    runpy.run_path(file, run_name="__main__")
