@@ -110,9 +110,9 @@ def is_detectron2(state: dict[str, Tensor]) -> bool:
 def _deviation(state: dict[str, Tensor]) -> Tensor:
     """What the checkpoint divides the pixels by, RGB (3,); where it does not say, detectron2's 1."""
     mean = state.get("pixel_mean")
-    for name in ("pixel_mean", "pixel_std"):
-        if name in state and (state[name].numel() != 3 or not (state[name] > 0).all()):
-            raise UserError(f"{name}: expected three numbers above 0, found {state[name].flatten()[:5].tolist()} ({tuple(state[name].shape)}).")
+    for name, fits, words in (("pixel_mean", torch.isfinite, "numbers"), ("pixel_std", lambda value: value > 0, "numbers above 0")):
+        if name in state and (state[name].numel() != 3 or not fits(state[name]).all()):
+            raise UserError(f"{name}: expected three {words}, found {state[name].flatten()[:5].tolist()} ({tuple(state[name].shape)}).")
     expected = 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)
     if mean is not None and not torch.allclose(mean.flatten().float(), expected.flip(0), atol=0.01):
         raise UserError(
