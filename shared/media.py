@@ -158,17 +158,17 @@ def _frames_needed(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """The wanted frames, found by decoding only what they need. Raises Unclear where a frame is not at its place."""
     headers = HEADERS[codec.name](bytes(codec.extradata or b""))
-    codec.copy_opaque = True  # a frame knows its packet's picture
+    codec.copy_opaque = True  # a frame knows its packet's place; the picture itself would hold its packet, and so the codec, for ever
     placed = place_pictures(packets, headers.read, max(wanted), PICTURES_AHEAD, BYTES_AHEAD)
     expected = []  # a heap: places of the frames that are to come
     for picture in itertools.chain(pictures_to_decode(placed, wanted), [None]):
         if picture:
-            picture.packet.opaque = picture
+            picture.packet.opaque = picture.index
             if picture.index is not None:
                 heapq.heappush(expected, picture.index)
         packets.whole = False
         for frame in codec.decode(picture and picture.packet):
-            index = frame.opaque.index
+            index = frame.opaque
             if frame.is_corrupt or not expected or heapq.heappop(expected) != index:
                 raise Unclear("a frame is missing or damaged")
             if index in wanted:

@@ -1,5 +1,6 @@
 """The reader of pictures and videos against hand-made files, OpenCV and PyAV."""
 
+import gc
 import itertools
 import json
 import os
@@ -411,3 +412,14 @@ def test_of_several_videos_in_a_file_the_first_is_read(tmp_path):
     got = [(index, number_of(image_rgb)) for index, image_rgb in read_frames(tmp_path / "two.mkv", [2, 9, 19, 30], MANY)]
     assert got == [(2, 2), (9, 9), (19, 19)]
     assert probe(tmp_path / "two.mkv", MANY).n_frames == 20
+
+
+def test_reading_leaves_no_thread_and_no_decoder_behind(tmp_path):
+    path = write_video(tmp_path / "a.mp4", numbered_frames())
+    list(read_frames(path, [5, 20], MANY))
+    before = len(os.listdir("/proc/self/task"))
+    for _ in range(4):
+        list(read_frames(path, [5, 20], MANY))
+        next(read_frames(path, [5, 20], MANY))  # given up midway
+    gc.collect()
+    assert len(os.listdir("/proc/self/task")) <= before
