@@ -6,7 +6,9 @@ interrupted, by this or by them, goes on.
 
 from collections.abc import Iterator
 
+from bbox_sub import detections as detector
 from bbox_sub.detections import Detections
+from metric_sub import embeddings as embedders
 from metric_sub.embeddings import Embeddings
 from metric_sub.infer import refuse_unfit_index, write_matches
 from shared.catalogue import COLUMNS as MEDIA
@@ -24,6 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Match items and videos: both stages, each file read once.", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
+    for stage in (detector, embedders):  # what does not fit is told before the media are looked through
+        stage.read_trained(config, options.weights)
     refuse_unfit_index(config, options.weights)
     with locked(options.work), open_reader(config.data) as reader:
         save_config(options.work, config)

@@ -35,6 +35,15 @@ class Prepared:
         return self.picture.nbytes + (self.resized.picture.nbytes if self.resized else 0)
 
 
+def read_trained(config: Config, weights: Path) -> dict:
+    """The detector's model.json. Raises UserError where there is none, or the config has another detector."""
+    folder = weights / "detector"
+    description = read_description(folder)
+    configured = config.detector.model_dump()
+    refuse_other_architecture(folder, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"})
+    return description
+
+
 class Detections:
     """Both steps of one run. `jobs` tells what is to be done, `prepare` and `detect` are the stages of a flow, `put` takes a unit's
     end, `finish` closes the steps.
@@ -44,11 +53,8 @@ class Detections:
 
     def __init__(self, config: Config, weights: Path, work: Path, media: pd.DataFrame, fresh: bool, strict: bool):
         self._config, self._settings, self._folder = config, config.detect, weights / "detector"
-        description = read_description(self._folder)
+        description = read_trained(config, weights)
         configured = config.detector.model_dump()
-        refuse_other_architecture(
-            self._folder, description["architecture"], configured, INFERENCE_KEYS | {"pretrained", "norm"}
-        )
         self._chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
         self._runtime = detector_runtime(config)
         self._categories = description["architecture"]["categories"]

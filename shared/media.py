@@ -243,6 +243,8 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[av.container.In
         if not container.streams.video:
             raise MediaError("the file has no video stream")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise MediaError("not a readable video (there is no decoder for its codec)")
         _refuse_large(stream.codec_context.width, stream.codec_context.height, max_pixels)
         for other in container.streams:
             if other is not stream:
