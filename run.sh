@@ -266,6 +266,7 @@ calibrate() {
 
 run_tests() {  # run_tests ARGS...: all tests in .venv; or a stage's, in an environment that has that stage's requirements alone
     local chosen python="$python" groups group kept failed=0
+    local shared=("tests/shared/test_[a-s]*.py" "tests/shared/test_[t-z]*.py")
     local metric_sub=("tests/metric_sub/test_[a-l]*.py" "tests/metric_sub/test_[m-z]*.py")
     cd "$root"
     chosen="$(option stage both "$@")"
@@ -273,8 +274,8 @@ run_tests() {  # run_tests ARGS...: all tests in .venv; or a stage's, in an envi
     case "$chosen" in
         both)
             if [ "${#kept[@]}" -gt 0 ]; then "$python" -m pytest "${kept[@]}"; return; fi
-            groups=(tests/shared tests/bbox_sub "${metric_sub[@]}" "--ignore=tests/shared --ignore=tests/bbox_sub --ignore=tests/metric_sub tests") ;;
-        detect) "$python" -m tests.stage_environment bbox_sub "$root/.venv-detect"; groups=(tests/shared tests/bbox_sub) ;;
+            groups=("${shared[@]}" tests/bbox_sub "${metric_sub[@]}" "--ignore=tests/shared --ignore=tests/bbox_sub --ignore=tests/metric_sub tests") ;;
+        detect) "$python" -m tests.stage_environment bbox_sub "$root/.venv-detect"; groups=("${shared[@]}" tests/bbox_sub) ;;
         match) "$python" -m tests.stage_environment metric_sub "$root/.venv-match"; groups=("${metric_sub[@]}") ;;
         *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;;
     esac
