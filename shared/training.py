@@ -59,12 +59,17 @@ def check_precision(precision: str, key: str) -> None:
 
 
 def batch_loader(batches: TorchDataset, start: int, workers: int) -> DataLoader:
-    """The batches of steps start, start + 1, ..., each an item of `batches`, read ahead by `workers` processes."""
+    """The batches of steps start, start + 1, ..., each an item of `batches`, read ahead by `workers` processes.
+
+    These are forks: they share what is imported and start at once, and each ends within seconds of a training that was killed.
+    (Those of a fork server, Python's default from 3.14 on, live for as long as the server, and the server for as long as they.)
+    """
     return DataLoader(  # not accelerate's: that one would leave our sampler, and so the steps done, aside
         batches,
         batch_size=None,
         sampler=range(start, len(batches)),
         num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
         prefetch_factor=2 if workers else None,
     )
 

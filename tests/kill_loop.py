@@ -148,14 +148,14 @@ class Loop:
         shutil.rmtree(self.work)
         self.log.unlink(missing_ok=True)
 
-    def left_running(self) -> list[int]:
-        """The process groups of killed runs that still have a process after a while."""
+    def left_running(self) -> list[str]:
+        """The processes that the groups of killed runs still have after a while, in words."""
         for _ in range(100):
-            self._groups = {group for group in self._groups if _has_processes(group)}
-            if not self._groups:
+            left = _processes_of(self._groups)
+            if not left:
                 break
             time.sleep(0.2)
-        return sorted(self._groups)
+        return left
 
     def _run(self, moment: float | None) -> bool:
         """Both stages of train and infer; True where they came to their end, False where they were killed on the way."""
@@ -216,12 +216,17 @@ class Loop:
         self.failures.append(f"{what}\n{self._tail()}")
 
 
-def _has_processes(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _processes_of(groups: set[int]) -> list[str]:
+    """Number, state, what it waits in, and command of every process of these groups that is not dead (a zombie is)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            state, parent, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(group) in groups and state not in "ZX":
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                waits = (folder / "wchan").read_text()
+                found.append(f"{folder.name} of group {group}, parent {parent}, state {state} in {waits}: {command}")
+    return sorted(found)
 
 
 def run_loop(
