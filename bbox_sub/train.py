@@ -39,17 +39,20 @@ from shared.training import (
     average_of,
     batch_loader,
     begin_anew,
-    check_precision,
     finished,
     hold_for_training,
     make_optimizer,
     mark_finished,
+    tell_precision,
     training_data,
+    training_precision,
     warmup_cosine,
 )
 from shared.weights import PROJECT, load_weights, read_description, refuse_other_architecture, save_weights
 
 log = logging.getLogger("detector")
+
+PRECISION = "detector_train.precision"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,7 +72,7 @@ def prepare(
 
     Takes the work folder's lock into `held`, cuts out the labelled frames. Raises UserError for what cannot be trained.
     """
-    check_precision(config.detector_train.precision, "detector_train.precision")
+    tell_precision(config.detector_train.precision, PRECISION)
     check_batch_sizes(config.detector_train, n_processes)
     if n_processes > 1 and config.detector.engine == "detectron2":
         raise UserError(
@@ -230,7 +233,7 @@ def train_detector(
 ) -> None:
     """The training loop. Leaves the finished model in `folder`, written by the main process."""
     settings = config.detector_train
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    accelerator = Accelerator(mixed_precision=training_precision(settings.precision, PRECISION))
     set_seed(config.seed)
     batches = DetectorBatches(train_pictures, config, accelerator.process_index, accelerator.num_processes)
     rates = learning_rates(settings)

@@ -49,16 +49,19 @@ from shared.training import (
     average_of,
     batch_loader,
     begin_anew,
-    check_precision,
     finished,
     hold_for_training,
     make_optimizer,
     mark_finished,
+    tell_precision,
     training_data,
+    training_precision,
 )
 from shared.weights import pretrained_sha256
 
 log = logging.getLogger("embedder")
+
+PRECISION = "embed_train.precision"
 
 NORM_BATCHES = 100  # from which an average of snapshots takes its batch norms' statistics
 
@@ -82,7 +85,7 @@ def prepare(
     """
     for model in config.embedders:
         settings = config.train_of(model)
-        check_precision(settings.precision, "embed_train.precision")
+        tell_precision(settings.precision, PRECISION)
         check_batch_size(model, settings.phases, n_processes)
     hold_for_training(options, held)
     used, parts = training_data(options, config, config.embed_train.parts)
@@ -198,7 +201,7 @@ def train_embedder(
     settings = config.train_of(model)
     freezes = any(phase.freeze_backbone for phase in settings.phases)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=freezes)
-    accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[ddp])
+    accelerator = Accelerator(mixed_precision=training_precision(settings.precision, PRECISION), kwargs_handlers=[ddp])
     set_seed(model.seed)
     train_crops = crops_for(train_crops, settings)
     batches = EmbedderBatches(train_crops, config, model, accelerator.process_index, accelerator.num_processes)

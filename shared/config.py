@@ -23,8 +23,10 @@ Count = Annotated[int, Field(ge=1)]
 Colours = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-# YAML's bare no is false.
-Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
+# Of a training; YAML's bare no is false.
+Precision = Annotated[
+    Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)
+]
 
 
 class Section(BaseModel):

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from shared.config import Config, save_config
 from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
+from shared.runtime import cpu_has_bf16
 from shared.weights import is_whole, read_description
 from shared.work import fingerprint, held, locked, remove_leftovers, write_json, write_torch, write_whole
 
@@ -52,10 +53,29 @@ def hold_for_training(options: argparse.Namespace, into: contextlib.ExitStack) -
     into.enter_context(held(options.weights, what="weights folder", option="--weights"))
 
 
-def check_precision(precision: str, key: str) -> None:
-    """Raises UserError for fp16 on a machine without a GPU; `key` names the setting."""
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UserError(f"{key}: fp16 wants a GPU and there is none here. Set it to bf16 or no.")
+def training_precision(wanted: str, key: str) -> str:
+    """What a training computes in on this machine: no (float32), bf16 or fp16, as accelerate names them.
+
+    auto is what is fast here: bf16 where the GPU (Ampere or newer) or the CPU (AVX-512 BF16, AMX) multiplies it, fp16 on an older
+    GPU, else no. `key` names the setting; UserError for fp16 on a machine without a GPU.
+    """
+    gpu = torch.cuda.is_available()
+    if wanted == "fp16" and not gpu:
+        raise UserError(f"{key}: fp16 wants a GPU and there is none here. Set it to auto, bf16 or no.")
+    if wanted != "auto":
+        return wanted
+    if gpu:
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    return "bf16" if cpu_has_bf16() else "no"
+
+
+def tell_precision(wanted: str, key: str) -> None:
+    """Logs what the training will compute in; raises as `training_precision` does."""
+    chosen = training_precision(wanted, key)
+    if wanted == "auto":
+        log.info("%s: auto is %s on this machine", key, chosen)
+    elif wanted == "bf16" and not torch.cuda.is_available() and not cpu_has_bf16():
+        log.warning("%s: this CPU only emulates bf16, which can take ten times as long as float32; auto is faster", key)
 
 
 def batch_loader(batches: TorchDataset, start: int, workers: int) -> DataLoader:

@@ -151,7 +151,7 @@ class Loop:
     def left_running(self) -> list[str]:
         """The processes that the groups of killed runs still have after a while, in words."""
         for _ in range(100):
-            left = _processes_of(self._groups)
+            left = processes_of(self._groups)
             if not left:
                 break
             time.sleep(0.2)
@@ -216,7 +216,7 @@ class Loop:
         self.failures.append(f"{what}\n{self._tail()}")
 
 
-def _processes_of(groups: set[int]) -> list[str]:
+def processes_of(groups: set[int]) -> list[str]:
     """Number, state, what it waits in, and command of every process of these groups that is not dead (a zombie is)."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

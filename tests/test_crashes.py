@@ -13,7 +13,7 @@ from shared.journal import read_tail
 from shared.work import holder, is_held
 from tests.conftest import PROJECT
 from tests.forks import AT_ONCE, BY_STAGES, TRAIN, run_stages, start_stage
-from tests.kill_loop import arguments, contents, draw, run_loop
+from tests.kill_loop import arguments, contents, draw, processes_of, run_loop
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,17 @@ def test_a_killed_data_worker_is_told_and_the_run_goes_on_to_the_same_weights(ca
     assert run_stages(["train, stage 1"], with_work(calm, work), log) == 0
     name = "weights/detector/weights.safetensors"
     assert contents(work)[name] == contents(calm / "work")[name]
+
+
+def test_a_killed_training_leaves_no_data_worker(calm, tmp_path):
+    """Also where Python would start it from a fork server, as the processes of these tests do."""
+    log = tmp_path / "log"
+    process = start_stage("train, stage 1", with_work(calm, tmp_path / "work"), log)
+    wait_for(lambda: log.exists() and "phase 1 of 2" in log.read_text())
+    assert len(processes_of({process.pid})) > 1
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    wait_for(lambda: not processes_of({process.pid}))
 
 
 def test_of_two_runs_on_one_folder_one_is_refused_and_the_other_is_right(calm, tmp_path):

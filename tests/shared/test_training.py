@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import shared.training
 from shared.errors import UserError
 from shared.training import (
     Best,
@@ -18,11 +19,12 @@ from shared.training import (
     average_of,
     batch_loader,
     begin_anew,
-    check_precision,
     finished,
     make_optimizer,
     mark_finished,
     running_mean,
+    tell_precision,
+    training_precision,
     warmup_cosine,
 )
 from shared.weights import save_weights
@@ -263,14 +265,38 @@ def test_the_best_is_the_last_of_the_highest_and_keeps_its_weights(keeps_weights
     assert again.improved_by(0.5, model)
 
 
+def machine(monkeypatch, gpu: int | None, cpu_bf16: bool) -> None:
+    """A machine with a GPU of that major compute capability, or none, and a CPU that multiplies bf16 or not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (gpu, 0))
+    monkeypatch.setattr(shared.training, "cpu_has_bf16", lambda: cpu_bf16)
+
+
 def test_half_precision_is_refused_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machine(monkeypatch, None, False)
     for precision in ("no", "bf16"):
-        check_precision(precision, "x.precision")
+        assert training_precision(precision, "x.precision") == precision
     with pytest.raises(UserError, match="x.precision: fp16 wants a GPU"):
-        check_precision("fp16", "x.precision")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_precision("fp16", "x.precision")
+        training_precision("fp16", "x.precision")
+    machine(monkeypatch, 7, False)
+    assert training_precision("fp16", "x.precision") == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cpu_bf16", "chosen"), [(None, False, "no"), (None, True, "bf16"), (7, True, "fp16"), (8, False, "bf16"), (9, False, "bf16")]
+)
+def test_auto_computes_in_what_the_machine_multiplies(gpu, cpu_bf16, chosen, monkeypatch):
+    machine(monkeypatch, gpu, cpu_bf16)
+    assert training_precision("auto", "x.precision") == chosen
+
+
+def test_bf16_that_is_only_emulated_is_told(monkeypatch, caplog):
+    machine(monkeypatch, None, True)
+    tell_precision("bf16", "x.precision")
+    assert not caplog.records
+    machine(monkeypatch, None, False)
+    tell_precision("bf16", "x.precision")
+    assert "x.precision: this CPU only emulates bf16" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 2])
