@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.cli import use_threads
+from shared.runtime import openvino_core
 
 FLAGS = (
     "avx2",
@@ -308,7 +309,7 @@ def matrix_limits(threads: int) -> dict[str, float]:
     for name, dtype in (("torch f32", torch.float32), ("torch bf16", torch.bfloat16)):
         a, b = (torch.from_numpy(each).to(dtype) for each in (left, right))
         limits[name] = _fastest(lambda a=a, b=b: a @ b)
-    core = ov.Core()
+    core = openvino_core()
     can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for name, capability in (("f32", "FP32"), ("bf16", "BF16"), ("int8", "INT8")):
         if capability in can:

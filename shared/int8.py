@@ -15,6 +15,7 @@ from openvino import opset13 as ops
 
 from shared.config import Quantize
 from shared.errors import UserError
+from shared.runtime import openvino_core
 
 log = logging.getLogger("quantize")
 
@@ -116,7 +117,7 @@ def refuse_broken(sources: dict[str, Source], models: dict[str, ov.Model], title
     """
     for name, source in sources.items():
         in_float, in_int8 = (
-            ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
             for model in (source.model, models[name])
         )
         errors, powers = np.zeros((2, len(source.model.outputs)))
@@ -163,7 +164,7 @@ def input_noise(model: ov.Model, inputs: list[np.ndarray]) -> dict[str, float]:
     layers = [_consumers(node) for node in quantizers]
     first = len(model.outputs)
     model.add_outputs([_noise_of(node).output(0) for node in quantizers])
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     values = []
     for each in inputs:
         given = compiled(each)

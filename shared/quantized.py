@@ -15,7 +15,7 @@ from pathlib import Path
 import openvino as ov
 
 from shared.errors import UserError
-from shared.runtime import Cache, Runtime
+from shared.runtime import Cache, Runtime, openvino_core
 from shared.weights import file_sha256, read_description
 from shared.work import Step
 
@@ -54,7 +54,7 @@ def read_quantized(folder: Path, name: str) -> ov.Model:
             raise UserError(f"{path}: expected among the INT8 weights, found {', '.join(sorted(sums))}: of another version. {HOW}")
         if not path.is_file() or file_sha256(path) != sums[file]:
             raise UserError(f"{path}: expected the file with sha256 {sums[file]}, found another or none. {HOW}")
-    return ov.Core().read_model(*(folder / FOLDER / file for file in files))
+    return openvino_core().read_model(*(folder / FOLDER / file for file in files))
 
 
 def quantized_files(folder: Path) -> dict[str, str]:

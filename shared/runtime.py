@@ -3,6 +3,7 @@
 `choose_runtime` decides once per run and says why; both stages' loaders take what it gives.
 """
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterable
@@ -108,9 +109,20 @@ def _refuse_precision(engine: str, precision: str, device: str) -> None:
         )
 
 
+@functools.cache
+def openvino_core() -> ov.Core:
+    """The only one of this process, which keeps it to its end.
+
+    With its first use OpenVINO's CPU plugin changes the stack on which the thread handles signals, and with its end it puts back
+    the one before. Of two that do not end in the reverse order, the second puts back what the first has freed already: the next
+    signal (Ctrl-C, or a data worker's end) would kill the process.
+    """
+    return ov.Core()
+
+
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 (AVX-512 BF16 or AMX), and does not only emulate it."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def on_device(network: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
@@ -158,7 +170,7 @@ def compiled(make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": streams,
     }
-    core = ov.Core()
+    core = openvino_core()
     if cache is None:
         return Compiled(core.compile_model(make(), "CPU", options), streams)
     machine = [core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]

@@ -142,6 +142,17 @@ def test_what_is_allowed_is_not_forbidden():
     assert faults_of(source) == []
 
 
+def test_openvinos_core_is_made_in_one_place():
+    """See shared.runtime.openvino_core: a second one can have the process killed at the next signal."""
+    makers = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = imported(tree)
+        calls = [called(node, names) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        makers += [path.name for name in calls if name.startswith("openvino") and name.endswith("Core")]
+    assert makers == ["runtime.py"]
+
+
 def test_the_unpickler_of_checkpoints_finds_nothing_but_what_it_allows():
     tree = ast.parse((ROOT / "bbox_sub" / "checkpoint.py").read_text(encoding="utf-8"))
     uses = [
