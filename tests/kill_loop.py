@@ -202,7 +202,8 @@ class Loop:
         self.kills[f"{name}, {sent.name}"] += 1
         # one that ends of itself in that moment, one whose handler does not stand yet or not any more, or whose data worker went first
         worker_first = sent == signal.SIGTERM and to_group and "prepares the batches was killed" in self._tail()
-        if code not in (0, -sent, 128 + sent, ENDS.get(sent)) and not worker_first:
+        unborn = sent == signal.SIGINT and code == 1 and not self._tail()  # still the fork server's, which then says nothing
+        if code not in (0, -sent, 128 + sent, ENDS.get(sent)) and not worker_first and not unborn:
             self._fail(f"{name}: exit {code} after {sent.name}")
         lines = ["", *self._tail().splitlines()]
         traces = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
