@@ -265,26 +265,18 @@ calibrate() {
 }
 
 run_tests() {  # run_tests ARGS...: all tests in .venv; or a stage's, in an environment that has that stage's requirements alone
-    local chosen python="$python" groups group kept failed=0
-    local shared=("tests/shared/test_[a-s]*.py" "tests/shared/test_[t-z]*.py")
-    local metric_sub=("tests/metric_sub/test_[a-l]*.py" "tests/metric_sub/test_[m-z]*.py")
+    local chosen package paths kept
     cd "$root"
     chosen="$(option stage both "$@")"
-    without stage "$@"
     case "$chosen" in
-        both)
-            if [ "${#kept[@]}" -gt 0 ]; then "$python" -m pytest "${kept[@]}"; return; fi
-            groups=("${shared[@]}" tests/bbox_sub "${metric_sub[@]}" "--ignore=tests/shared --ignore=tests/bbox_sub --ignore=tests/metric_sub tests") ;;
-        detect) "$python" -m tests.stage_environment bbox_sub "$root/.venv-detect"; groups=("${shared[@]}" tests/bbox_sub) ;;
-        match) "$python" -m tests.stage_environment metric_sub "$root/.venv-match"; groups=("${metric_sub[@]}") ;;
+        both) "$python" -m pytest "$@"; return ;;
+        detect) package=bbox_sub paths="tests/shared tests/bbox_sub" ;;
+        match) package=metric_sub paths=tests/metric_sub ;;
         *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;;
     esac
-    [ "$chosen" = both ] || python="$root/.venv-$chosen/bin/python"
-    # One process for all of them is ended by a SIGSEGV of the kernel's after some hundred tests, whose cause is not found yet.
-    for group in "${groups[@]}"; do  # unquoted below: the words and patterns of a group
-        "$python" -m pytest ${kept[@]+"${kept[@]}"} $group || [ "$?" = 5 ] || failed=1  # 5: none of the group's was asked for
-    done
-    return "$failed"
+    without stage "$@"
+    "$python" -m tests.stage_environment "$package" "$root/.venv-$chosen"
+    "$root/.venv-$chosen/bin/python" -m pytest --override-ini "testpaths=$paths" ${kept[@]+"${kept[@]}"}
 }
 
 demo() {

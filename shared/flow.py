@@ -10,6 +10,7 @@ Reading, detecting and writing then go on at once, in the order of the source. A
 is consumed, once; leaving the block, however that happens, stops and joins all threads.
 """
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -56,6 +57,10 @@ class Flow:
                 raise _Stopped
 
         def work() -> None:
+            if "torch" in sys.modules:
+                # Takes torch's number of threads over into this one: a convolution that is a new thread's first work would use
+                # every core, and its last bits would be others than those of the same convolution later.
+                sys.modules["torch"].get_num_threads()
             error, source = None, iter(items)
             try:
                 for item in source:

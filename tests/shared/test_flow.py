@@ -1,5 +1,6 @@
 """Chains of stages in threads: the order of the source, bounded queues, one error, no thread left."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,24 @@ from shared.flow import Flow
 from tests.conftest import PROJECT
 
 PATIENCE_S = 60
+
+FIRST_CONVOLUTION = """
+import os
+import torch
+from shared.cli import use_threads
+from shared.flow import Flow
+
+def helpers_of_a_convolution():
+    before = set(os.listdir("/proc/self/task"))
+    with torch.inference_mode():
+        torch.nn.functional.conv2d(image, weights, padding=1)
+    yield len(set(os.listdir("/proc/self/task")) - before)
+
+use_threads(1)
+image, weights = torch.ones(1, 64, 128, 128), torch.ones(64, 64, 3, 3)
+with Flow() as flow:
+    print(*flow.ahead(helpers_of_a_convolution()))
+"""
 
 
 def alive():
@@ -145,3 +164,10 @@ except KeyboardInterrupt:
     process.send_signal(2)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
+
+
+def test_a_stage_computes_in_as_many_threads_as_the_config_says():
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment.pop("OMP_NUM_THREADS", None)  # with it every thread begins with so many
+    ended = subprocess.run([sys.executable, "-c", FIRST_CONVOLUTION], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "0\n"), ended.stderr
