@@ -62,3 +62,11 @@ def test_the_limit_counts_every_value_that_aliases_stand_for(extra, fits):
 
 def test_repeated_keys_can_be_seen():
     assert parse_json('{"a": 1, "a": 2}', object_pairs_hook=list) == [("a", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 5000, "1" + ":1" * 3000, "-" + "9" * 5000, "0b" + "1" * 200])
+def test_numbers_that_could_not_be_written_out_again_are_refused(number):
+    for text in (number, f"[{number}]", f"a: {number}", f"{number}: a", f'!!int "{number}"'):
+        with pytest.raises(ValueError, match="a number of [0-9]+ characters"):
+            parse_yaml(text)
+    assert parse_yaml(f"'{number}'") == number
