@@ -90,14 +90,14 @@ def run_entry(main: Callable[[], object], lower: str = "the batch size or the si
         with _interruptible():
             _end_with_the_door()
             main()
-    except UserError as error:
-        # torch hands on what a data worker raised with the worker's traceback in front of the message
-        _fail(str(error).rpartition("UserError: ")[2])
-    except KeyboardInterrupt as interrupt:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of processes that train together, one says it
-            print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(143 if isinstance(interrupt, Terminated) else 130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupt := _interrupt_behind(error):
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # of processes that train together, one says it
+                print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            sys.exit(143 if isinstance(interrupt, Terminated) else 130)
+        if isinstance(error, UserError):
+            # torch hands on what a data worker raised with the worker's traceback in front of the message
+            _fail(str(error).rpartition("UserError: ")[2])
         words = _in_words(error, lower)
         if words is None:
             raise
@@ -129,6 +129,13 @@ def _interruptible() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that an error is or was raised in the course of: torch.save, interrupted, raises one of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _end_with_the_door() -> None:

@@ -112,6 +112,24 @@ def test_sigterm_ends_with_143_and_leaves_the_handlers_as_they_were(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("hidden", [RuntimeError("unexpected pos 64 vs 0"), UserError("a half-written file")])
+def test_an_interrupt_that_a_library_makes_an_error_of_its_own_is_one(hidden, sent, code, capsys):
+    """As torch.save does, interrupted in the middle of a tensor."""
+
+    def main():
+        try:
+            os.kill(os.getpid(), sent)
+            time.sleep(60)
+        finally:
+            raise hidden
+
+    with pytest.raises(SystemExit) as caught:
+        run_entry(main)
+    said = capsys.readouterr().err
+    assert caught.value.code == code and "interrupted; what was finished is kept" in said and "error" not in said
+
+
 def test_an_interrupt_that_a_finalizer_swallows_comes_again(capsys, monkeypatch):
     monkeypatch.setattr("shared.cli.AGAIN_S", 0.05)
 

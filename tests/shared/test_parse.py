@@ -66,7 +66,7 @@ def test_repeated_keys_can_be_seen():
 
 @pytest.mark.parametrize("number", ["0x" + "f" * 5000, "1" + ":1" * 3000, "-" + "9" * 5000, "0b" + "1" * 200])
 def test_numbers_that_could_not_be_written_out_again_are_refused(number):
-    for text in (number, f"[{number}]", f"a: {number}", f"{number}: a", f'!!int "{number}"'):
+    for text in (number, f"[{number}]", f"a: {number}", f"? {number}\n: a", f'!!int "{number}"'):
         with pytest.raises(ValueError, match="a number of [0-9]+ characters"):
             parse_yaml(text)
     assert parse_yaml(f"'{number}'") == number
