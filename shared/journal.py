@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import UserError
+from shared.parse import parse_json
 
 LOG, OLDER = "log.jsonl", "log.1.jsonl"
 MOST_BYTES = 8_000_000  # of log.jsonl; then it becomes log.1.jsonl, in the place of the one before
@@ -102,7 +103,7 @@ def read_tail(folder: Path) -> list[dict]:
     lines = []
     for text in data.splitlines():
         with contextlib.suppress(ValueError):
-            line = json.loads(text)
+            line = parse_json(text)
             if isinstance(line, dict):
                 lines.append(line)
     return lines

@@ -174,6 +174,7 @@ class _Manifest(BaseModel):
     fingerprint: StrictStr
     rows: Annotated[int, Field(strict=True, ge=0)]
     skipped: list[_Skipped]
+    seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0
     depends: dict
 
 
