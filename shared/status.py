@@ -87,7 +87,8 @@ def read_status(work: Path, weights: Path) -> dict:
     """{work, run, models, steps, result, log}.
 
     run: {running, pid, host, command, since, title, unit, done, total, skipped, rate, eta_s, told_at, ...} of the process that
-    holds the folder, with the last progress that it told; where none does, {running: false} and how the last one ended.
+    holds the folder, with the last progress that it told, or {running: true} alone where the lock is damaged; where none does,
+    {running: false} and how the last one ended.
     models, steps: a list of {name, state, ...}; state is done, running, interrupted (what was finished is kept and gone on from),
     left or damaged. A done step has rows, seconds, skipped (how many) and manifest, the file that lists them; what is damaged a reason.
     """
@@ -117,8 +118,10 @@ def read_status(work: Path, weights: Path) -> dict:
 
 def running_run(work: Path, lines: list[dict]) -> tuple[dict, list[dict]]:
     """The run that holds the folder with its last progress, or how the last one ended; and the lines of the log that are its own."""
-    about = holder(work)
-    if is_held(work) and about:
+    if is_held(work):
+        about = holder(work)
+        if about is None:
+            return {"running": True}, []
         since = datetime.datetime.fromtimestamp(about["since"]).astimezone().isoformat(timespec="seconds")
         own = [line for line in lines if line.get("pid") == about["pid"]]
         begins = [k for k, line in enumerate(own) if line.get("event") == "run" and line.get("state") == "begun"]
@@ -241,6 +244,8 @@ def run_in_words(run: dict) -> str:
     if not run["running"]:
         how = {None: "", "finished": "; the last run ended well", "killed": "; the last run was killed"}
         return "no run now" + how.get(run.get("ended"), f"; the last run ended early: {run.get('reason')}")
+    if "pid" not in run:
+        return "running; its .lock does not tell which process"
     words = f"running {entry_of(run['command'])}, process {run['pid']} on {run['host']} since {run['since'][11:19]}"
     return words if run.get("title") is None else f"{words}; {progress_in_words(run)}"
 

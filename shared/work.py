@@ -477,7 +477,7 @@ def held(folder: Path, shared: bool = False, what: str = "work folder", option: 
     with lock:
         if not _lock(lock, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             raise UserError(
-                f"{folder}: another run is using this {what}{_in_words(holder(folder))}. Wait for it, or name another with {option}."
+                f"{folder}: another run is using this {what}{_holder_in_words(folder)}. Wait for it, or name another with {option}."
             )
         if not shared:
             about = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.orig_argv[1:], "since": time.time()}
@@ -508,11 +508,18 @@ def _lock(file, folder: Path, how: int) -> bool:
     return False
 
 
+class _Holder(BaseModel):
+    pid: Annotated[int, Field(strict=True, ge=1)]
+    host: StrictStr
+    command: list[StrictStr]
+    since: Annotated[float, Field(strict=True, ge=0, le=1e11)]  # seconds; what lies beyond is no date
+
+
 def holder(folder: Path) -> dict | None:
-    """{pid, host, command, since} of the process that last held the folder alone, whether or not it does now."""
+    """{pid, host, command, since} of the process that last held the folder alone, whether or not it does now; None where the lock
+    does not tell, or is damaged."""
     try:
-        about = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        return about if isinstance(about, dict) and {"pid", "host", "command", "since"} <= about.keys() else None
+        return _Holder.model_validate(parse_json((folder / LOCK).read_bytes())).model_dump()
     except (OSError, ValueError):
         return None
 
@@ -529,7 +536,10 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _in_words(about: dict | None) -> str:
+def _holder_in_words(folder: Path) -> str:
+    if not is_held(folder):  # those who share it write nothing into the lock: it tells of a run that has ended
+        return " (a report, find or export-coco reads it)"
+    about = holder(folder)
     if about is None:
         return ""
     since = time.strftime("%H:%M:%S", time.localtime(about["since"]))

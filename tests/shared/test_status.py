@@ -91,6 +91,14 @@ def test_a_step_whose_begin_has_left_the_log_is_running_all_the_same(how, runnin
     assert states(status)["detections/photos"] == states(status)["detections/videos"] == "running"
 
 
+def test_a_run_with_a_damaged_lock_is_running(running, capsys):
+    _, work = running
+    (work / ".lock").write_text('{"pid": "x"}')
+    main(["--work", str(work)])
+    told = capsys.readouterr().out
+    assert f"{work}: running; its .lock does not tell which process" in told and "running      2 parts are there" in told
+
+
 def test_a_step_that_an_earlier_run_began_is_interrupted_beside_a_run_that_does_not_work_on_it(running):
     _, work = running
     (work / "crops").mkdir()
