@@ -95,13 +95,18 @@ def run_entry(main: Callable[[], object], lower: str = "the batch size or the si
         _fail(str(error).rpartition("UserError: ")[2])
     except KeyboardInterrupt as interrupt:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of processes that train together, one says it
-            print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            print(f"interrupted; what was finished is kept, {_again()} goes on from there", file=sys.stderr)
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     except Exception as error:
         words = _in_words(error, lower)
         if words is None:
             raise
-        _fail(f"{words} What was finished is kept, the same command goes on from there.")
+        _fail(f"{words} What was finished is kept, {_again()} goes on from there.")
+
+
+def _again() -> str:
+    """What to run to go on. With --fresh it would begin anew."""
+    return "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
 
 
 @contextlib.contextmanager

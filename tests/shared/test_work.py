@@ -148,6 +148,15 @@ def test_fresh_rebuilds_all(tmp_path):
     assert again.built == [0, 1, 2, 3]
 
 
+def test_a_killed_fresh_step_goes_on_without_fresh(tmp_path):
+    run(tmp_path / "step", Builder())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "step", Builder(fails_at=2), fresh=True)
+    again = Builder()
+    run(tmp_path / "step", again)
+    assert again.built == [2, 3]
+
+
 def test_a_step_without_parts_or_rows(tmp_path):
     step = run(tmp_path / "none", Builder(), n_parts=0)
     assert step.manifest["rows"] == 0 and step.vectors().shape == (0, 3)
