@@ -115,15 +115,18 @@ stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in
         module=(-m shared.processes "$PROCESSES" "$package.$verb")
     fi
     case "${RUNNER:-local}" in
-        local) "$python" "${module[@]}" "$@" >&2 || ended_by "$?" ;;
+        local) "$python" "${module[@]}" "$@" >&2 || ended_by "$?" "$@" ;;
         docker) in_container "$package" "$verb" "$@" >&2 ;;
         *) echo "error: RUNNER: expected local or docker, found '$RUNNER'" >&2; exit 2 ;;
     esac
 }
 
-ended_by() {  # ended_by CODE: gives the exit code on; who is killed for want of memory cannot say so
-    [ "$1" != 137 ] || echo "error: the process was killed (SIGKILL), as the system does where memory runs out. Lower the batch size, the workers or the size of the pictures; the same command goes on from what was finished." >&2
-    return "$1"
+ended_by() {  # ended_by CODE ARGS...: gives the exit code on; who is killed for want of memory cannot say so
+    local code="$1" word again="the same command"
+    shift
+    for word in "$@"; do [ "$word" != --fresh ] || again="the same command without --fresh"; done
+    [ "$code" != 137 ] || echo "error: the process was killed (SIGKILL), as the system does where memory runs out. Lower the batch size, the workers or the size of the pictures; $again goes on from what was finished." >&2
+    return "$code"
 }
 
 in_container() {  # in_container PACKAGE VERB ARGS...: one stage by compose.yaml, which has what a container may and may not
@@ -193,7 +196,7 @@ infer() {
     local kept
     if [ "${RUNNER:-local}" = local ] && [ "$(option stage both "$@")" = both ]; then  # each file is read once for both
         without stage "$@"
-        "$python" -m infer ${kept[@]+"${kept[@]}"} >&2
+        "$python" -m infer ${kept[@]+"${kept[@]}"} >&2 || ended_by "$?" "$@"
     else
         stages infer "$@"
     fi

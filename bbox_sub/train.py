@@ -40,6 +40,7 @@ from shared.training import (
     batch_loader,
     begin_anew,
     finished,
+    forget_finished,
     hold_for_training,
     make_optimizer,
     mark_finished,
@@ -95,6 +96,8 @@ def prepare(
     if finished(folder, depends) and not options.fresh:
         log.info("%s: reused, it was trained with this config on this data", folder)
         return None
+    if options.fresh:
+        forget_finished(folder)
     cut = extract_labelled_frames(used, options.work, config.data, options.fresh)
     sides = [pictures_of(part, cut, config) for part in parts]
     for pictures, name in zip(sides, ("training", "validation"), strict=True):

@@ -23,7 +23,7 @@ from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.sheet import PAPER_RGB, lay_out
 from shared.tables import BOX
-from shared.work import Step, held, locked, read_step, write_whole
+from shared.work import Step, held, locked, read_step, refuse_links, write_whole
 
 log = logging.getLogger("find")
 
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     use_threads(config.threads)
     with locked(options.work), held(options.among, shared=True):
+        refuse_links(options.among)
         media, kind, name = read_asked(options.work)
         gallery = read_step(options.among / "embeddings" / OTHER[kind])
         query = embed_detections(config, options, media)[kind]

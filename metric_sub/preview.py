@@ -24,7 +24,7 @@ from shared.errors import UserError
 from shared.frames import extract_labelled_frames, read_picture
 from shared.sheet import INK_RGB, PAPER_RGB, fitted, latin
 from shared.tables import BOX, Dataset
-from shared.work import locked, write_whole
+from shared.work import locked, refuse_links, write_whole
 
 N_PRODUCTS, N_SHOWN = 24, 4  # that crops are cut of, for the batches; that have rows of their own
 WIDTH, CAPTION, GAP, LINE, FONT, TITLE = 1400, 190, 6, 17, 13, 19  # px
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     use_threads(config.threads)
     path = options.out or options.work / "preview.png"
+    refuse_links(options.work)
     with locked(options.work / "preview"):  # a training on the same work folder is not disturbed
         crops = some_crops(read_dataset(options.data, config.data), config, options.work / "preview", options.fresh)
         sheet = draw_sheet(blocks_of(crops, config, config.embedders[0]))

@@ -50,6 +50,7 @@ from shared.training import (
     batch_loader,
     begin_anew,
     finished,
+    forget_finished,
     hold_for_training,
     make_optimizer,
     mark_finished,
@@ -105,6 +106,9 @@ def prepare(
             left.append((model, depends))
     if not left:
         return [], None, None
+    if options.fresh:
+        for model in config.embedders:
+            forget_finished(options.weights / model.name)
     pictures = extract_labelled_frames(used, options.work, config.data, fresh=False)
     crops = cut_training_crops(used, pictures, config, options.work, options.fresh)
     train_crops, validation_crops = (

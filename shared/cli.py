@@ -93,7 +93,7 @@ def run_entry(main: Callable[[], object], lower: str = "the batch size or the si
     except (Exception, KeyboardInterrupt) as error:
         if interrupt := _interrupt_behind(error):
             if os.environ.get("LOCAL_RANK", "0") == "0":  # of processes that train together, one says it
-                print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+                print(f"interrupted; what was finished is kept, {_again()} goes on from there", file=sys.stderr)
             sys.exit(143 if isinstance(interrupt, Terminated) else 130)
         if isinstance(error, UserError):
             # torch hands on what a data worker raised with the worker's traceback in front of the message
@@ -101,7 +101,12 @@ def run_entry(main: Callable[[], object], lower: str = "the batch size or the si
         words = _in_words(error, lower)
         if words is None:
             raise
-        _fail(f"{words} What was finished is kept, the same command goes on from there.")
+        _fail(f"{words} What was finished is kept, {_again()} goes on from there.")
+
+
+def _again() -> str:
+    """What to run to go on. With --fresh it would begin anew."""
+    return "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
 
 
 @contextlib.contextmanager

@@ -6,11 +6,15 @@ appended by single writes, so that several processes may write to one file, and 
 
 import contextlib
 import datetime
+import errno
 import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from shared.errors import UserError
+from shared.parse import parse_json
 
 LOG, OLDER = "log.jsonl", "log.1.jsonl"
 MOST_BYTES = 8_000_000  # of log.jsonl; then it becomes log.1.jsonl, in the place of the one before
@@ -26,6 +30,17 @@ def note(event: str, message: str, **fields: object) -> None:
     _events.info("%s", message, extra={"fields": {"event": event, **fields}})
 
 
+def open_own(path: Path, flags: int) -> int:
+    """os.open for a file that belongs into its folder. Raises UserError where it is a symbolic link: a work folder of others must
+    not lead to a file outside of it, which would be written."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: expected a file, found a symbolic link, which is not followed. Remove it and run again.") from None
+        raise
+
+
 class JsonLines(logging.Handler):
     """Appends log records to a file. A write that fails is no reason to end a run: what else it writes will tell."""
 
@@ -33,10 +48,10 @@ class JsonLines(logging.Handler):
         super().__init__()
         self._path, self._owner = path, os.getpid()
         self._torn = False  # the last line lacks its end
-        self._open()
+        self._fd = self._open()
 
-    def _open(self) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def _open(self) -> int:
+        return open_own(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def emit(self, record: logging.LogRecord) -> None:
         line = {
@@ -52,8 +67,8 @@ class JsonLines(logging.Handler):
         try:
             if self._owner == os.getpid() and os.fstat(self._fd).st_size > MOST_BYTES:  # no fork of it moves the file
                 os.replace(self._path, self._path.with_name(OLDER))
-                os.close(self._fd)
-                self._open()
+                full, self._fd = self._fd, self._open()
+                os.close(full)
             self._torn = os.write(self._fd, data) < len(data)
         except OSError:
             self._torn = True
@@ -88,7 +103,7 @@ def read_tail(folder: Path) -> list[dict]:
     lines = []
     for text in data.splitlines():
         with contextlib.suppress(ValueError):
-            line = json.loads(text)
+            line = parse_json(text)
             if isinstance(line, dict):
                 lines.append(line)
     return lines

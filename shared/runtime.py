@@ -4,6 +4,7 @@
 """
 
 import functools
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterable
@@ -178,18 +179,34 @@ def compiled(make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None
     path = cache.folder / f"{cache.name}.{runtime.precision}.{mark[:16]}.blob"
     if path.is_file():
         try:
-            return Compiled(core.import_model(path.read_bytes(), "CPU", options), streams)
-        except RuntimeError as error:
-            log.warning("%s: cannot be used and is made anew (%s)", path, str(error).splitlines()[0])
+            return Compiled(core.import_model(_read_kept(path), "CPU", options), streams)
+        except Exception as error:  # OpenVINO raises whatever the bytes made it stumble over
+            log.warning("%s: cannot be used and is made anew (%s)", path, str(error).partition("\n")[0])
     model = core.compile_model(make(), "CPU", options)
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
         for old in cache.folder.glob(f"{cache.name}.{runtime.precision}.*.blob"):
             old.unlink()
-        write_whole(path, lambda beside: beside.write_bytes(model.export_model().getbuffer()))
+        write_whole(path, lambda beside: _keep(beside, model.export_model().getbuffer()))
     except OSError as error:
         log.info("%s: the compiled model is not kept (%s)", cache.folder, error.strerror)
     return Compiled(model, streams)
+
+
+def _keep(path: Path, model: memoryview) -> None:
+    """Writes a compiled model behind its SHA-256: OpenVINO takes many a damaged one without a word."""
+    with open(path, "wb") as file:
+        file.write(hashlib.sha256(model).digest())
+        file.write(model)
+
+
+def _read_kept(path: Path) -> bytes:
+    """What `_keep` wrote. Raises ValueError where it is damaged."""
+    with open(path, "rb") as file:
+        digest, model = file.read(hashlib.sha256().digest_size), file.read()
+    if hashlib.sha256(model).digest() != digest:
+        raise ValueError("it is damaged: its SHA-256 is another")
+    return model
 
 
 class Workers:

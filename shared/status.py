@@ -6,15 +6,20 @@ Reads manifests, model.json, the lock and log.jsonl; writes nothing, waits for n
 import argparse
 import datetime
 import json
+import logging
 import time
 from pathlib import Path
+from typing import Annotated
 
-import yaml
+from pydantic import AwareDatetime, BaseModel, Field, StrictInt, StrictStr, ValidationError
 
 from shared.cli import run_entry
-from shared.errors import UserError
+from shared.errors import UserError, first_fault
 from shared.journal import LOG, read_tail
-from shared.work import holder, is_held
+from shared.parse import parse_json, parse_yaml
+from shared.work import Step, holder, is_held
+
+log = logging.getLogger("status")
 
 # In the order in which they are made; what else has a manifest stands behind them.
 TRAINING_STEPS = ("frames", "crops")
@@ -27,9 +32,43 @@ INFERENCE_STEPS = (
     "matches",
 )
 # of the steps that have a bar of their own: its title in the log
-TITLES = {"frames": "labelled frames", "crops": "training crops", "media": "media"}
+TITLES = {"frames": "labelled pictures", "crops": "training crops", "media": "media"}
 OF_EVERY_LINE = ("level", "logger", "message", "event", "pid")
 DEEPEST = 3  # folders below the work folder in which a step may be
+
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+
+
+class _Run(BaseModel):
+    time: AwareDatetime
+    state: StrictStr
+
+
+class _Step(BaseModel):
+    step: StrictStr
+    state: StrictStr
+
+
+class _Progress(BaseModel):
+    time: AwareDatetime
+    title: StrictStr
+    unit: StrictStr
+    done: Number
+    total: Number
+    skipped: StrictInt
+    rate: Number | None
+    eta_s: Number | None
+
+
+EVENTS = {"run": _Run, "step": _Step, "progress": _Progress}  # of the log, that are read here
+
+
+class _Facts(BaseModel):
+    """What is told of a model.json."""
+
+    metrics: dict[str, float] | None = None
+    epoch: float | None = None
+    fingerprint: StrictStr | None = None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,17 +87,20 @@ def read_status(work: Path, weights: Path) -> dict:
     """{work, run, models, steps, result, log}.
 
     run: {running, pid, host, command, since, title, unit, done, total, skipped, rate, eta_s, told_at, ...} of the process that
-    holds the folder, with the last progress that it told; where none does, {running: false} and how the last one ended.
-    models, steps: a list of {name, state, ...}; state is done, running, interrupted (what was finished is kept and gone on from)
-    or left. A done step has rows, seconds, skipped (how many) and manifest, the file that lists them.
+    holds the folder, with the last progress that it told, or {running: true} alone where the lock is damaged; where none does,
+    {running: false} and how the last one ended.
+    models, steps: a list of {name, state, ...}; state is done, running, interrupted (what was finished is kept and gone on from),
+    left or damaged. A done step has rows, seconds, skipped (how many) and manifest, the file that lists them; what is damaged a reason.
     """
-    lines = read_tail(work)
+    lines = [line for line in read_tail(work) if _is_sound(line)]
     run, own = running_run(work, lines)
     names = model_names(work, weights)
     progress = {line["title"]: line for line in own if line.get("event") == "progress"}
     models = [model_status(weights / name, name, progress.get(name), lines) for name in names]
-    begun = {line["step"]: line.get("state") for line in own if line.get("event") == "step"}
-    begun = [Path(step) for step, state in begun.items() if state == "begun"]  # in a container it has another path
+    begun = None  # the end of a long run's log does not have its beginning
+    if not run["running"] or any(line.get("event") == "run" for line in own):
+        states = {line["step"]: line["state"] for line in own if line.get("event") == "step"}
+        begun = [Path(step) for step, state in states.items() if state == "begun"]  # in a container it has another path
     wanted = INFERENCE_STEPS if (work / "media").is_dir() else ()
     known = [*(step for step in TRAINING_STEPS if (work / step).is_dir()), *wanted]
     others = sorted(found_steps(work) - set(known))
@@ -76,8 +118,10 @@ def read_status(work: Path, weights: Path) -> dict:
 
 def running_run(work: Path, lines: list[dict]) -> tuple[dict, list[dict]]:
     """The run that holds the folder with its last progress, or how the last one ended; and the lines of the log that are its own."""
-    about = holder(work)
-    if is_held(work) and about:
+    if is_held(work):
+        about = holder(work)
+        if about is None:
+            return {"running": True}, []
         since = datetime.datetime.fromtimestamp(about["since"]).astimezone().isoformat(timespec="seconds")
         own = [line for line in lines if line.get("pid") == about["pid"]]
         begins = [k for k, line in enumerate(own) if line.get("event") == "run" and line.get("state") == "begun"]
@@ -91,6 +135,17 @@ def running_run(work: Path, lines: list[dict]) -> tuple[dict, list[dict]]:
     return {"running": False, "ended": ended, "at": last.get("time"), "reason": last.get("reason")}, []
 
 
+def _is_sound(line: dict) -> bool:
+    """Whether a line of the log, which anyone may have written, has what is read of its event."""
+    event = line.get("event")
+    try:
+        if isinstance(event, str) and event in EVENTS:
+            EVENTS[event].model_validate(line)
+    except ValidationError:
+        return False
+    return True
+
+
 def _told(progress: dict | None) -> dict:
     """What a progress line of the log tells, with its time as `told_at`."""
     told = {key: value for key, value in (progress or {}).items() if key not in OF_EVERY_LINE}
@@ -98,22 +153,31 @@ def _told(progress: dict | None) -> dict:
 
 
 def model_names(work: Path, weights: Path) -> list[str]:
-    """The models of the config that the training was given, else those whose folders there are."""
+    """The models of the config that the training was given, else those whose folders there are. A damaged config is told."""
     there = sorted(path.name for path in weights.iterdir() if path.is_dir()) if weights.is_dir() else []
+    path = weights / "config.yaml"
+    if not path.is_file():
+        return there
     try:
-        config = yaml.safe_load((weights / "config.yaml").read_text(encoding="utf-8"))
-        names = ["detector", *(model["name"] for model in config["embedders"])]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        config = parse_yaml(path.read_text(encoding="utf-8"))
+        names = ["detector", *(Path(model["name"]).name for model in config["embedders"])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s: not the config of a training (%s: %s); the models whose folders are there are told", path, type(error).__name__, error)
         return there
     return [*names, *(name for name in there if name not in names)]
 
 
 def model_status(folder: Path, name: str, progress: dict | None, lines: list[dict]) -> dict:
     """progress: the last that the running training of this model told, if it is the one that runs."""
-    description = _read(folder / "model.json")
-    facts = {"metrics": description.get("metrics"), "epoch": description.get("epoch")} if description else {}
+    path = folder / "model.json"
+    try:
+        description = _Facts.model_validate(parse_json(path.read_bytes())) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        said = first_fault(error) if isinstance(error, ValidationError) else error
+        return {"name": name, "state": "damaged", "reason": f"{path}: not a model's description ({said}). Train again or restore the file."}
+    facts = {"metrics": description.metrics, "epoch": description.epoch} if description else {}
     checkpoints = sorted(path.stem for path in (folder / "resume").glob("*.pt"))
-    if description and "fingerprint" in description:
+    if description and description.fingerprint:
         return {"name": name, "state": "done", **facts}
     if progress:
         told = {key: progress.get(key) for key in ("done", "total", "rate", "eta_s", "loss")}
@@ -137,33 +201,29 @@ def found_steps(work: Path) -> set[str]:
     return found
 
 
-def step_status(work: Path, name: str, begun: list[Path], progress: dict[str, dict]) -> dict:
-    """begun: the folders that the run that there is works on; progress: what it last told, by title."""
+def step_status(work: Path, name: str, begun: list[Path] | None, progress: dict[str, dict]) -> dict:
+    """begun: the folders that the run that there is works on, None: all that are not finished; progress: what it last told, by title."""
     folder = work / name
-    manifest = _read(folder / "manifest.json")
-    if manifest:
+    parts = {"parts": sum(1 for _ in (folder / "parts").glob("*.skipped.json"))}
+    if (folder / "manifest.json").is_file():
+        try:
+            manifest = Step.finished(folder, {}).manifest
+        except UserError as error:
+            return {"name": name, "state": "damaged", "reason": str(error)}
         return {
             "name": name,
             "state": "done",
-            "rows": manifest.get("rows"),
+            "rows": manifest["rows"],
             "seconds": manifest.get("seconds"),
-            "skipped": len(manifest.get("skipped", [])),
+            "skipped": len(manifest["skipped"]),
             "manifest": str(folder / "manifest.json"),
         }
-    parts = {"parts": sum(1 for _ in (folder / "parts").glob("*.skipped.json"))}
-    if any(Path(name).parts == path.parts[-len(Path(name).parts) :] for path in begun):
+    is_begun = (folder / "begun.json").is_file()
+    if is_begun if begun is None else any(Path(name).parts == path.parts[-len(Path(name).parts) :] for path in begun):
         return {"name": name, "state": "running", **parts, **_told(progress.get(TITLES.get(name, "")))}
-    if (folder / "begun.json").is_file():
+    if is_begun:
         return {"name": name, "state": "interrupted", **parts}
     return {"name": name, "state": "left", "parts": 0}
-
-
-def _read(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def as_table(status: dict) -> str:
@@ -184,6 +244,8 @@ def run_in_words(run: dict) -> str:
     if not run["running"]:
         how = {None: "", "finished": "; the last run ended well", "killed": "; the last run was killed"}
         return "no run now" + how.get(run.get("ended"), f"; the last run ended early: {run.get('reason')}")
+    if "pid" not in run:
+        return "running; its .lock does not tell which process"
     words = f"running {entry_of(run['command'])}, process {run['pid']} on {run['host']} since {run['since'][11:19]}"
     return words if run.get("title") is None else f"{words}; {progress_in_words(run)}"
 
@@ -207,6 +269,8 @@ def progress_in_words(run: dict) -> str:
 
 
 def model_in_words(row: dict) -> str:
+    if row["state"] == "damaged":
+        return row["reason"]
     words = []
     if row.get("done") is not None:
         words.append(f"step {row['done']}" + (f" of {row['total']}" if row.get("total") else ""))
@@ -219,6 +283,8 @@ def model_in_words(row: dict) -> str:
 
 
 def step_in_words(row: dict) -> str:
+    if row["state"] == "damaged":
+        return row["reason"]
     if row["state"] == "done":
         skipped = f", {row['skipped']} skipped: {row['manifest']}" if row["skipped"] else ""
         return f"{row['rows']} rows in {_span(row['seconds'] or 0)}{skipped}"

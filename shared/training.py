@@ -329,6 +329,19 @@ def mark_finished(folder: Path, depends: dict) -> None:
     write_json(folder / "model.json", {**read_description(folder), "fingerprint": fingerprint(depends)})
 
 
+def forget_finished(folder: Path) -> None:
+    """Takes from a model folder what counts as finished, imported or to be gone on from, before --fresh trains it: so that the same
+    command without --fresh goes on from what that training did. The weights stay until it writes its first ones."""
+    shutil.rmtree(folder / RESUME, ignore_errors=True)
+    path = folder / "model.json"
+    try:
+        description = read_description(folder)
+    except UserError:  # none, or a damaged one
+        path.unlink(missing_ok=True)
+        return
+    write_json(path, {key: value for key, value in description.items() if key not in ("fingerprint", "imported")})
+
+
 def finished(folder: Path, depends: dict) -> bool:
     """Whether a model folder was finished by a run with these dependencies; then it needs no checkpoints any more."""
     try:

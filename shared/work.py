@@ -28,13 +28,18 @@ from pydantic import BaseModel, Field, StrictStr, ValidationError
 
 from shared.columns import check_columns
 from shared.errors import UserError, first_fault, printable
-from shared.journal import logged_to, note
+from shared.journal import logged_to, note, open_own
 from shared.machine import made_with
 from shared.parse import parse_json
 
 log = logging.getLogger("work")
 
 SCHEMA_VERSION = 1
+# What a run makes folders of in a work folder, beside weights, which may be a link, as its models may.
+FOLDERS = (
+    *("media", "detections", "embeddings", "index", "matches", "frames", "crops"),
+    *("evaluation", "calibration", "find", "preview"),
+)
 LOCK = ".lock"
 LOCK_TRIES, LOCK_PAUSE_S = 6, 0.1  # `status` looks at a lock by holding it for a moment
 
@@ -169,6 +174,7 @@ class _Manifest(BaseModel):
     fingerprint: StrictStr
     rows: Annotated[int, Field(strict=True, ge=0)]
     skipped: list[_Skipped]
+    seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0
     depends: dict
 
 
@@ -401,17 +407,21 @@ def read_step(folder: Path) -> Step:
 def locked(work: Path) -> Iterator[None]:
     """Holds the work folder for this process alone, and logs to <work>/log.jsonl meanwhile.
 
-    Raises UserError as `held` does, and where the folder cannot be written.
+    Raises UserError as `held` and `refuse_links` do, and where the folder cannot be written.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(work, error) from None
     with held(work):
+        refuse_links(work)
         try:
             # deeper ones are of steps, which look for themselves
-            for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp", "weights/*/*/.*.tmp"):
-                remove_leftovers(work, pattern)
+            remove_leftovers(work)
+            for folder in (*FOLDERS, "weights"):
+                for pattern in (".*.tmp", "*/.*.tmp"):
+                    remove_leftovers(work / folder, pattern)
+            remove_leftovers(work / "weights", "*/*/.*.tmp")
             journal = contextlib.ExitStack()
             journal.enter_context(logged_to(work))
         except OSError as error:
@@ -428,22 +438,36 @@ def locked(work: Path) -> Iterator[None]:
             note("run", "ends well", state="finished")
 
 
+def refuse_links(work: Path) -> None:
+    """Raises UserError where a folder that runs write into is a symbolic link: what is outside of the work folder would be
+    overwritten and removed. The work folder itself may be one."""
+    for name in FOLDERS:
+        linked = [work / name] if (work / name).is_symlink() else []
+        for folder, below, _ in os.walk(work / name):
+            linked += [path for path in (Path(folder, each) for each in below) if path.is_symlink()]
+        if linked:
+            raise UserError(
+                f"{linked[0]}: expected a folder, found a symbolic link, which is not followed out of a work folder. Remove the link and run "
+                "again, or name another folder with --work, which may be a link itself."
+            )
+
+
 @contextlib.contextmanager
 def held(folder: Path, shared: bool = False, what: str = "work folder", option: str = "--work") -> Iterator[None]:
     """Holds a folder's lock: alone, to write, or `shared` with others that hold it so, to read what no one changes meanwhile.
 
     The system frees the lock when the process ends, however it ends: its forks do not keep it. Raises UserError where another
-    process holds it and, not shared, where the folder cannot be written; the message calls it `what`, named by `option`. On a file
-    system without locks it warns and goes on.
+    process holds it, where its lock is a symbolic link and, not shared, where the folder cannot be written; the message calls it
+    `what`, named by `option`. On a file system without locks it warns and goes on.
     """
     path = folder / LOCK
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = open_own(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         if not shared:
             raise _unwritable(folder, error, what, option) from None
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = open_own(path, os.O_RDONLY)
         except OSError:  # a folder that has no lock and takes none is written by no one
             yield
             return
@@ -453,7 +477,7 @@ def held(folder: Path, shared: bool = False, what: str = "work folder", option: 
     with lock:
         if not _lock(lock, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             raise UserError(
-                f"{folder}: another run is using this {what}{_in_words(holder(folder))}. Wait for it, or name another with {option}."
+                f"{folder}: another run is using this {what}{_holder_in_words(folder)}. Wait for it, or name another with {option}."
             )
         if not shared:
             about = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.orig_argv[1:], "since": time.time()}
@@ -484,11 +508,18 @@ def _lock(file, folder: Path, how: int) -> bool:
     return False
 
 
+class _Holder(BaseModel):
+    pid: Annotated[int, Field(strict=True, ge=1)]
+    host: StrictStr
+    command: list[StrictStr]
+    since: Annotated[float, Field(strict=True, ge=0, le=1e11)]  # seconds; what lies beyond is no date
+
+
 def holder(folder: Path) -> dict | None:
-    """{pid, host, command, since} of the process that last held the folder alone, whether or not it does now."""
+    """{pid, host, command, since} of the process that last held the folder alone, whether or not it does now; None where the lock
+    does not tell, or is damaged."""
     try:
-        about = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        return about if isinstance(about, dict) and {"pid", "host", "command", "since"} <= about.keys() else None
+        return _Holder.model_validate(parse_json((folder / LOCK).read_bytes())).model_dump()
     except (OSError, ValueError):
         return None
 
@@ -505,7 +536,10 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _in_words(about: dict | None) -> str:
+def _holder_in_words(folder: Path) -> str:
+    if not is_held(folder):  # those who share it write nothing into the lock: it tells of a run that has ended
+        return " (a report, find or export-coco reads it)"
+    about = holder(folder)
     if about is None:
         return ""
     since = time.strftime("%H:%M:%S", time.localtime(about["since"]))

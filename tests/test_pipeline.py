@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,32 @@ def test_mistakes_are_told_in_words_and_leave_stdout_empty(arguments, words, tmp
     ended = run(*arguments, cwd=tmp_path)
     assert ended.returncode == 1 and ended.stdout == ""
     assert words in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again"),
+    [
+        (["infer"], "the same command goes on"),
+        (["infer", "--fresh"], "the same command without --fresh goes on"),
+        (["infer", "--stage", "match"], "the same command goes on"),
+        (["train", "--fresh"], "the same command without --fresh goes on"),
+    ],
+)
+def test_a_process_that_the_system_kills_is_told(arguments, again, tmp_path):
+    """By run.sh in a folder of its own, over an interpreter that kills itself."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/bash\nkill -KILL $$\n")
+    python.chmod(0o755)
+    for name in ("run.sh", "requirements.lock"):
+        shutil.copyfile(PROJECT / name, tmp_path / name)
+    mark = subprocess.run(["cksum"], input=(tmp_path / "requirements.lock").read_bytes(), capture_output=True, check=True)
+    (tmp_path / ".venv" / ".installed").write_bytes(mark.stdout)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "result.json").write_text("{}")  # of a run before
+    ended = subprocess.run(["bash", tmp_path / "run.sh", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 137 and ended.stdout == ""
+    assert "error: the process was killed (SIGKILL)" in ended.stderr and f"{again} from what was finished" in ended.stderr
 
 
 def test_plain_folders_any_ids_any_formats_and_only_json_on_stdout(plain_data, untrained, tmp_path):

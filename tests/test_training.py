@@ -132,6 +132,34 @@ def test_an_interrupted_run_ends_with_the_undisturbed_weights(
     assert not (folders[1] / "resume").exists()
 
 
+@pytest.mark.parametrize("model", STAGES)
+@pytest.mark.parametrize("saves_before", [0, 2])
+def test_an_interrupted_fresh_training_of_a_finished_model_goes_on_without_fresh(
+    model, saves_before, options, tmp_path, monkeypatch, caplog
+):
+    stage, folder = STAGES[model], tmp_path / "work" / "weights" / model
+    stage.main(options("work"))
+    calm, save, saves = sha256(folder), Checkpoint.save, []
+
+    def stop_or_save(self, step):
+        if len(saves) == saves_before:
+            raise KeyboardInterrupt
+        save(self, step)
+        saves.append(step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "save", stop_or_save)
+        with pytest.raises(KeyboardInterrupt):
+            stage.main(options("work", "--fresh"))
+    assert (folder / "weights.safetensors").exists() and len(list((folder / "resume").glob("*.pt"))) == saves_before
+    begins, load = [], Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda self: begins.append(load(self)) or begins[-1])
+    with caplog.at_level("INFO"):
+        stage.main(options("work"))
+    assert "reused, it was trained" not in caplog.text
+    assert begins[0] == (saves[-1] if saves else 0) and sha256(folder) == calm
+
+
 def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(options, tmp_path, caplog):
     for stage in (bbox_sub.train, metric_sub.train):
         stage.main(options("work"))

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import pickletools
+import re
 import shutil
 import stat
 import struct
@@ -35,7 +36,9 @@ from metric_sub.calibrate import main as calibrate
 from metric_sub.embedder import build_embedder, load_embedders, save_embedder
 from metric_sub.embeddings import boxes_and_vectors, read_trained
 from metric_sub.find import as_file_name
+from metric_sub.find import main as find
 from metric_sub.index import search_by
+from metric_sub.preview import main as preview
 from metric_sub.report import main as report
 from metric_sub.result import read_result
 from shared.columns import check_columns, check_places
@@ -48,7 +51,7 @@ from shared.runtime import PLAIN
 from shared.tables import DETECTION_COLUMNS
 from shared.training import Checkpoint, Record
 from shared.weights import read_description, read_state, save_weights
-from shared.work import Step, read_step, write_json
+from shared.work import FOLDERS, Step, held, locked, read_step, write_json
 from tests.fuzz.parsers import files_of, run_files
 from tests.metric_sub.test_report import report as write_report
 from tests.metric_sub.test_report import write_photo, write_run, write_video
@@ -554,6 +557,66 @@ def test_a_sheet_of_find_has_a_name_in_its_folder(name, tmp_path):
     assert [path.name for path in (tmp_path / "find").iterdir()] == [
         path.name
     ] and path.resolve().parent == tmp_path / "find"
+
+
+@pytest.mark.parametrize("name", [".lock", "log.jsonl"])
+def test_a_file_of_a_work_folder_that_is_a_link_is_refused(name, tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / name).symlink_to(kept)
+    (tmp_path / "linked").symlink_to("work")
+    for work in (tmp_path / "work", tmp_path / "linked"):
+        with pytest.raises(UserError, match=rf"{work / name}: .*symbolic link"), locked(work):
+            pass
+    if name == ".lock":
+        with pytest.raises(UserError, match=r"\.lock: .*symbolic link"), held(tmp_path / "work", shared=True):
+            pass
+    assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["media", "detections", "detections/photos", "detections/photos.before", "media/parts", "frames/pictures", "find"]
+)
+def test_a_folder_of_a_work_folder_that_is_a_link_is_refused(name, tmp_path, trap):
+    elsewhere, work = tmp_path / "elsewhere", tmp_path / "work"
+    Step(elsewhere, {}).write({"table": pd.DataFrame({"a": [1]})})
+    leftover = elsewhere / f".x.{os.getpid()}.tmp"
+    leftover.write_text("mine")
+    before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    (work / name).parent.mkdir(parents=True)
+    (work / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=rf"{work / name}: expected a folder, found a symbolic link"), locked(work):
+        pass
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
+    (work / name).rename(work / "unknown")
+    with locked(work):
+        assert leftover.exists(), "what no run makes is not looked into"
+
+
+def test_a_work_folder_and_its_weights_may_be_links(tmp_path):
+    for name in ("disk", "models"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "work").symlink_to("disk")
+    (tmp_path / "work" / "weights").symlink_to(tmp_path / "models")
+    with locked(tmp_path / "work"), held(tmp_path / "work" / "weights"):
+        Step(tmp_path / "work" / "media", {}).write({"table": pd.DataFrame({"a": [1]})})
+
+
+def test_every_folder_that_is_made_in_a_work_folder_is_looked_at_for_links():
+    sources = [path for package in ("bbox_sub", "metric_sub", "shared") for path in (PROJECT / package).glob("*.py")]
+    named = {name for path in sources for name in re.findall(r'\b(?:work|among) / "(\w+)"', path.read_text("utf-8"))}
+    assert named - {"weights"} == set(FOLDERS)
+
+
+def test_find_and_preview_follow_no_links_out_of_a_work_folder(run, tiny_data):
+    common = ["--data", str(tiny_data), "--config", str(PROJECT / "configs" / "tiny.yaml")]
+    for main, folder in ((preview, "preview"), (find, "find")):
+        (run / "work" / folder).symlink_to(run)
+        work = ["--work", str(run / "scratch"), "--among", str(run / "work")] if main is find else ["--work", str(run / "work")]
+        with pytest.raises(UserError, match=f"work/{folder}: expected a folder, found a symbolic link"):
+            main([*common, *work])
+        (run / "work" / folder).unlink()
 
 
 def test_a_table_runs_no_code(tmp_path, trap):

@@ -111,6 +111,15 @@ def test_sigterm_ends_with_143_and_leaves_the_handlers_as_they_were(capsys):
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
+@pytest.mark.parametrize(("more", "again"), [([], "the same command goes on"), (["--fresh"], "the same command without --fresh goes on")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device", "a")])
+def test_what_goes_on_is_the_command_without_fresh(more, again, error, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["infer.py", "--work", "w", *more])
+    with pytest.raises(SystemExit):
+        run_entry(lambda: (_ for _ in ()).throw(error))
+    assert f"{again} from there" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("hidden", [RuntimeError("unexpected pos 64 vs 0"), UserError("a half-written file")])

@@ -16,7 +16,18 @@ from torch import nn
 import shared.runtime
 from shared.config import RuntimeChoice
 from shared.errors import UserError
-from shared.runtime import PLAIN, Cache, Request, Runtime, Workers, choose_runtime, compiled, from_torch, on_device
+from shared.runtime import (
+    PLAIN,
+    Cache,
+    Request,
+    Runtime,
+    Workers,
+    choose_runtime,
+    compiled,
+    from_torch,
+    on_device,
+    openvino_core,
+)
 from tests.conftest import PROJECT
 
 F32 = Runtime("openvino", "f32", "cpu", "")
@@ -206,6 +217,55 @@ def test_a_compiled_model_is_read_from_its_cache(made, tmp_path):
     kept.write_bytes(b"half a mod")
     assert doubled(compiled(make, F32, other)) == [3, 6] and len(calls) == 3
     assert doubled(compiled(make, F32, other)) == [3, 6] and len(calls) == 3
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    place %= len(data)
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [*(lambda data, k=k: flipped(data, k) for k in (0, 31, 32, 100, -1)), lambda data: data[:-1], lambda data: b""],
+    ids=["first bit", "last of the hash", "first of the model", "in the middle", "last bit", "cut off", "empty"],
+)
+def test_a_damaged_compiled_model_is_not_imported_and_made_anew(damage, made, tmp_path, monkeypatch, caplog):
+    make, calls = made
+    cache = Cache(tmp_path / "compiled", "front", {})
+    compiled(make, F32, cache)
+    [kept] = (tmp_path / "compiled").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(damage(whole))
+    with monkeypatch.context() as patched:
+        patched.setattr(shared.runtime, "openvino_core", lambda: Importer(AssertionError("it was imported")))
+        assert doubled(compiled(make, F32, cache)) == [3, 6] and len(calls) == 2
+    assert f"{kept}: cannot be used and is made anew (it is damaged" in caplog.text
+    assert doubled(compiled(make, F32, cache)) == [3, 6] and len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a\nb"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), RuntimeError()]
+)
+def test_whatever_openvino_raises_of_a_compiled_model_it_is_made_anew(error, made, tmp_path, monkeypatch, caplog):
+    make, calls = made
+    cache = Cache(tmp_path / "compiled", "front", {})
+    compiled(make, F32, cache)
+    monkeypatch.setattr(shared.runtime, "openvino_core", lambda: Importer(error))
+    assert doubled(compiled(make, F32, cache)) == [3, 6] and len(calls) == 2
+    assert "cannot be used and is made anew" in caplog.text
+
+
+class Importer:
+    """The process's OpenVINO core, but for importing, which raises."""
+
+    def __init__(self, error):
+        self.error, self.core = error, openvino_core()
+
+    def __getattr__(self, name):
+        return getattr(self.core, name)
+
+    def import_model(self, *_):
+        raise self.error
 
 
 def test_models_of_other_names_and_precisions_stay(made, tmp_path):

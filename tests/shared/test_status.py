@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from shared.errors import UserError
-from shared.status import as_table, main, read_status
+from shared.status import TITLES, as_table, main, read_status
 from shared.work import Step, write_json
 from tests.conftest import PROJECT
 
@@ -37,6 +37,8 @@ with locked(work):
             return {"table": pd.DataFrame({"a": [k]})}, []
         step.build_parts(4, build)
 """
+
+MANIFEST = {"fingerprint": "x", "rows": 1, "skipped": [], "seconds": 1, "depends": {}}
 
 
 @pytest.fixture
@@ -75,6 +77,80 @@ def test_a_running_step_tells_how_far_it_is_and_the_others_whether_they_are_done
     table = as_table(status)
     assert f"process {process.pid} on" in table and "infer: 2 of 4 unit" in table and "2 parts are there" in table and "1 skipped" in table
     assert f"2 rows in 0 s, 1 skipped: {work / 'media' / 'manifest.json'}" in table
+
+
+@pytest.mark.parametrize("how", ["many lines", "rotated"])
+def test_a_step_whose_begin_has_left_the_log_is_running_all_the_same(how, running, monkeypatch):
+    _, work = running
+    if how == "many lines":
+        monkeypatch.setattr("shared.journal.TAIL_BYTES", 600)
+    else:
+        (work / "log.jsonl").rename(work / "log.1.jsonl")
+    status = read_status(work, work / "weights")
+    assert status["run"]["running"] and states(status)["media"] == "done" and states(status)["matches"] == "left"
+    assert states(status)["detections/photos"] == states(status)["detections/videos"] == "running"
+
+
+def test_a_run_with_a_damaged_lock_is_running(running, capsys):
+    _, work = running
+    (work / ".lock").write_text('{"pid": "x"}')
+    main(["--work", str(work)])
+    told = capsys.readouterr().out
+    assert f"{work}: running; its .lock does not tell which process" in told and "running      2 parts are there" in told
+
+
+def test_a_step_that_an_earlier_run_began_is_interrupted_beside_a_run_that_does_not_work_on_it(running):
+    _, work = running
+    (work / "crops").mkdir()
+    write_json(work / "crops" / "begun.json", {"fingerprint": "x"})
+    assert states(read_status(work, work / "weights"))["crops"] == "interrupted"
+
+
+def test_titles_are_those_of_the_bars():
+    sources = [path for package in ("bbox_sub", "metric_sub", "shared") for path in (PROJECT / package).glob("*.py")]
+    assert all(any(f'title="{title}"' in path.read_text("utf-8") for path in sources) for title in TITLES.values())
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("media/manifest.json", MANIFEST | {"skipped": None}, "not a manifest (skipped: "),
+        ("media/manifest.json", MANIFEST | {"seconds": "long"}, "not a manifest (seconds: "),
+        ("media/manifest.json", DEEP, "not a manifest (nested too deeply). Remove"),
+        ("media/manifest.json", "", "not a manifest ("),
+        ("weights/detector/model.json", DEEP, "not a model's description (nested too deeply)"),
+        ("weights/detector/model.json", {"metrics": ["mAP"]}, "not a model's description (metrics: "),
+    ],
+)
+def test_a_damaged_file_is_told_in_words(file, content, words, tmp_path, capsys):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    main(["--work", str(tmp_path)])
+    assert f"{path}: {words}" in capsys.readouterr().out
+    status = read_status(tmp_path, tmp_path / "weights")
+    assert states(status)[path.parent.name] == "damaged"
+
+
+@pytest.mark.parametrize("text", [DEEP, "embedders: 3", "embedders: [{name: 3}]", "- a", "a: *b", "\xff"])
+def test_a_damaged_config_of_weights_is_told_and_their_folders_count(text, tmp_path, caplog):
+    (tmp_path / "detector").mkdir()
+    (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
+    assert [row["name"] for row in read_status(tmp_path, tmp_path)["models"]] == ["detector"]
+    assert f"{tmp_path / 'config.yaml'}: not the config of a training" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [{"title": []}, {"done": "x"}, {"rate": "fast"}, {"time": "soon"}, {"unit": None}, DEEP])
+def test_damaged_lines_of_the_log_are_left_out(damage, running):
+    process, work = running
+    line = json.loads((work / "log.jsonl").read_text().splitlines()[-1])
+    with open(work / "log.jsonl", "a") as file:
+        file.write(damage if isinstance(damage, str) else json.dumps(line | {"done": 3} | damage))
+        file.write("\n" + json.dumps({"event": "step", "step": 3, "pid": process.pid}) + "\n" + json.dumps({"event": []}) + "\n")
+    assert "infer: 2 of 4 unit" in as_table(read_status(work, work / "weights"))
 
 
 def test_a_killed_run_is_interrupted_and_says_what_is_kept(running):

@@ -148,6 +148,15 @@ def test_fresh_rebuilds_all(tmp_path):
     assert again.built == [0, 1, 2, 3]
 
 
+def test_a_killed_fresh_step_goes_on_without_fresh(tmp_path):
+    run(tmp_path / "step", Builder())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "step", Builder(fails_at=2), fresh=True)
+    again = Builder()
+    run(tmp_path / "step", again)
+    assert again.built == [2, 3]
+
+
 def test_a_step_without_parts_or_rows(tmp_path):
     step = run(tmp_path / "none", Builder(), n_parts=0)
     assert step.manifest["rows"] == 0 and step.vectors().shape == (0, 3)
@@ -292,6 +301,33 @@ def test_readers_share_a_folder_and_writers_do_not(tmp_path):
         pass
     with held(tmp_path / "nowhere", shared=True):  # what is missing there, its reader tells
         assert not (tmp_path / "nowhere").exists()
+
+
+def test_where_readers_hold_a_folder_no_run_that_has_ended_is_named(tmp_path):
+    with locked(tmp_path):
+        pass
+    assert holder(tmp_path)["pid"] == os.getpid()
+    with held(tmp_path, shared=True), pytest.raises(UserError) as caught, locked(tmp_path):
+        pass
+    assert "another run is using this work folder (a report, find or export-coco reads it). Wait" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"since": "x"}, {"since": 1e300}, {"since": None}, {"pid": "1"}, {"host": 3}, {"command": "infer"}, {"command": [3]}, "{", "[" * 100_000],
+    ids=lambda damage: str(damage)[:20],
+)
+def test_a_damaged_lock_names_no_one(damage, tmp_path):
+    whole = {"pid": 1, "host": "a", "command": [], "since": 1.5}
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps(whole))
+    assert holder(tmp_path) == whole
+    lock.write_text(damage if isinstance(damage, str) else json.dumps(whole | damage))
+    assert holder(tmp_path) is None
+    with open(lock, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is using this work folder. Wait for it"), locked(tmp_path):
+            pass
 
 
 def test_to_look_whether_a_folder_is_held_keeps_no_one_out(tmp_path):
