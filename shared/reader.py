@@ -67,7 +67,8 @@ class Reader:
 
     Every function raises MediaError as that of shared.media does (a photo and a probe when called, frames when they are
     read), and where the decoder crashes, is waited for longer than data.seconds_per_file in all, or takes more memory
-    than data.decoder_memory_mb. The file after that has a new process.
+    than data.decoder_memory_mb; the latter three may go better another time (`MediaError.again`). The file after that has a
+    new process.
     """
 
     def __init__(self, limits: Data, decoder: str):
@@ -145,9 +146,9 @@ class Reader:
                 self._ready = True
             case {"done": True}:
                 self._finish(oldest)
-            case {"error": reason}:
+            case {"error": reason, "again": again}:
                 self._finish(oldest)
-                raise MediaError(reason)
+                raise MediaError(reason, again)
         return None
 
     def _finish(self, answer: Answer) -> None:
@@ -172,7 +173,7 @@ class Reader:
             raise UserError(f"the process that decodes does not start ({reason}); it may have said why above.")
         self._end_process()
         self._finish(answer)
-        raise MediaError(reason)
+        raise MediaError(reason, again=True)
 
     def _picture(self, shape: list[int], offset: int) -> np.ndarray:
         image_rgb = np.empty(shape, np.uint8)
