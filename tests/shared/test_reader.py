@@ -255,6 +255,21 @@ def test_the_decoder_ends_with_its_caller(name, how):
     assert not {each for each in set(os.listdir("/dev/shm")) - before if "pictures" in each}
 
 
+def test_a_pause_is_not_the_files_time():
+    """Caller and decoder are stopped for longer than data.seconds_per_file, and the caller goes on first."""
+    code = CALLER.replace("data_limits()", "data_limits(seconds_per_file=4)")
+    caller = subprocess.Popen([sys.executable, "-c", code, "slow"], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    decoder = int(caller.stdout.readline())
+    os.kill(decoder, signal.SIGSTOP)
+    time.sleep(0.3)  # the caller waits now
+    caller.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    caller.send_signal(signal.SIGCONT)
+    time.sleep(0.5)
+    os.kill(decoder, signal.SIGCONT)
+    assert caller.wait(30) == 0
+
+
 def test_closing_leaves_no_process_and_no_open_file():
     def open_files():
         return len(os.listdir("/proc/self/fd"))
