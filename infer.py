@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
                 bar.skip(len(embedded.end.skipped))
                 bar.update()
         detections.finish()
-        write_matches(config, options, media, embeddings.finish())
+        write_matches(config, options, media, embeddings.finish(detections.fingerprints))
         tell_skipped(options.work)
 
 

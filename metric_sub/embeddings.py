@@ -21,9 +21,9 @@ from shared.quantized import runtime_settings
 from shared.reader import open_reader
 from shared.runtime import choose_runtime
 from shared.tables import DETECTION_COLUMNS, detection_table
-from shared.units import KINDS, UNITS_PER_PART, Job, Picture, Unit, UnitEnd, UnitStep, read_units, units_of
+from shared.units import AGAIN, KINDS, UNITS_PER_PART, Job, Picture, Unit, UnitEnd, UnitStep, read_units, units_of
 from shared.weights import read_description, refuse_other_architecture
-from shared.work import Step, fingerprint, read_step, table_fingerprint
+from shared.work import Step, fingerprint, read_step, table_fingerprint, worth_another_try
 
 WINDOW_BYTES = 64 * 2**20  # of crops that are embedded at once
 
@@ -179,10 +179,12 @@ class Embeddings:
         unit, table = embedded.end.unit, embedded.end.detections
         units = self.steps[unit.kind]
         if not units.stands(unit.number):
-            units.put(unit.number, self._mark(unit, table), {"table": table, "vectors": embedded.vectors}, [])
+            mark = AGAIN if worth_another_try(embedded.end.skipped) else self._mark(unit, table)
+            units.put(unit.number, mark, {"table": table, "vectors": embedded.vectors}, [])
 
-    def finish(self) -> dict[str, Step]:
-        return {kind: units.finish() for kind, units in self.steps.items()}
+    def finish(self, detections: dict[str, str]) -> dict[str, Step]:
+        """The finished steps. detections: as in the beginning, but of the finished steps, which may lack something."""
+        return {kind: units.finish(detections=detections[kind]) for kind, units in self.steps.items()}
 
     def _kept(self, unit: Unit, detections: pd.DataFrame) -> np.ndarray | None:
         tables = self.steps[unit.kind].kept(self._mark(unit, detections))
@@ -227,4 +229,4 @@ def embed_detections(config: Config, options: argparse.Namespace, media: pd.Data
         for embedded in flow.ahead(embeddings.embed(flow.ahead(embeddings.cut(read)))):
             embeddings.put(embedded)
             bar.update()
-    return embeddings.finish()
+    return embeddings.finish(fingerprints)

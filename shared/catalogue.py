@@ -12,7 +12,7 @@ from shared.errors import printable
 from shared.media import MediaError
 from shared.progress import progress_bar
 from shared.reader import Reader, open_reader
-from shared.work import Step, chunks, table_fingerprint, write_json
+from shared.work import Step, chunks, table_fingerprint, worth_another_try, write_json
 
 log = logging.getLogger("media")
 
@@ -37,19 +37,22 @@ COLUMNS = {
 def tell_skipped(work: Path) -> None:
     """Writes <work>/skipped.json, a list of {step, media_id, reason} of all that the finished steps of inference skipped, and
     logs how many there are, where there are any."""
-    skipped = [
-        {"step": name, **entry}
+    found = [
+        (name, entry)
         for name in STEPS
         if (work / name / "manifest.json").is_file()
         for entry in json.loads((work / name / "manifest.json").read_text(encoding="utf-8"))["skipped"]
     ]
+    skipped = [{"step": name, "media_id": entry["media_id"], "reason": entry["reason"]} for name, entry in found]
     write_json(work / "skipped.json", skipped)
+    again = len(worth_another_try([entry for _, entry in found]))
     if skipped:
         log.warning(
-            "%d skipped, for example %s (%s); all are in %s",
+            "%d skipped, for example %s (%s); %sall are in %s",
             len(skipped),
             printable(skipped[0]["media_id"]),
             skipped[0]["reason"],
+            f"the next run tries {again} of them again; " if again else "",
             work / "skipped.json",
         )
 
@@ -57,7 +60,8 @@ def tell_skipped(work: Path) -> None:
 def catalogue_media(root: Path, work: Path, limits: Data, fresh: bool, strict: bool) -> Step:
     """The finished step <work>/media: table `table` with COLUMNS, sorted by media_id.
 
-    What cannot be used is in its manifest: files that cannot be read, and what stands among the media and is none.
+    What cannot be used is in its manifest: files that cannot be read, and what stands among the media and is none. In a finished
+    step those are tried again that could not be read for a reason that may pass.
     """
     found, problems = read_media(root, limits)
     skipped = [{"media_id": problem.media_id, "reason": problem.fault} for problem in problems]
@@ -68,13 +72,20 @@ def catalogue_media(root: Path, work: Path, limits: Data, fresh: bool, strict: b
         "max_frames": limits.max_frames,
     }
     step = Step(work / "media", depends, fresh, strict=strict)
+    parts = [slice(0, 0), *chunks(len(found), MEDIA_PER_PART)]  # the first is what is left out by its name
     if not step.done:
-        parts = [slice(0, 0), *chunks(len(found), MEDIA_PER_PART)]  # the first is what is left out by its name
         with progress_bar(total=len(found), title="media", unit="file") as bar, open_reader(limits) as reader:
             step.build_parts(
                 len(parts), lambda k: _probe(found[parts[k]], reader, step, bar) if k else (_table([]), skipped)
             )
         step.finish(len(parts), ["table"], _table([]))
+    elif again := worth_another_try(step.manifest["skipped"]):
+        with progress_bar(total=len(again), title="media", unit="file") as bar, open_reader(limits) as reader:
+            for rows in (found[part] for part in parts):
+                tried = rows[rows.media_id.isin(again)]
+                if len(tried):
+                    tables, still = _probe(tried, reader, step, bar)
+                    step.amend("table", tried.media_id, tables["table"], still, found.media_id)
     return step
 
 
@@ -85,7 +96,7 @@ def _probe(rows: pd.DataFrame, reader: Reader, step: Step, bar) -> tuple[dict, l
             info = (reader.probe_photo if row.kind == "photo" else reader.probe_video)(row.path)
             probed.append((*row, info.width, info.height, info.n_frames, info.fps))
         except MediaError as error:
-            skipped.append({"media_id": row.media_id, "reason": str(error)})
+            skipped.append(error.entry(row.media_id))
             bar.skip()
             step.refuse_skipped(skipped)
         bar.update()

@@ -71,9 +71,10 @@ def serve(
                     ring.send({"info": probe_video(path, most_pixels, limits["max_frames"]).__dict__})
             ring.send({"done": True})
         except MediaError as error:
-            ring.send({"error": str(error)[:1000]})
+            ring.send({"error": str(error)[:1000], "again": error.again})
         except MemoryError:
-            ring.send({"error": f"its decoding takes more memory than data.decoder_memory_mb ({limits['memory_mb']})"})
+            reason = f"its decoding takes more memory than data.decoder_memory_mb ({limits['memory_mb']})"
+            ring.send({"error": reason, "again": True})
 
 
 def die_with(lifeline: int) -> None:

@@ -17,7 +17,7 @@ from shared.media import MediaError, probe_photo, read_photo
 from shared.progress import progress_bar
 from shared.reader import Reader, open_reader
 from shared.tables import Dataset
-from shared.work import Step, chunks, table_fingerprint, write_whole
+from shared.work import Step, chunks, table_fingerprint, worth_another_try, write_whole
 
 PHOTOS_PER_PART, VIDEOS_PER_PART = 500, 8
 COLUMNS = {"media_id": "str", "frame_index": "int64", "picture": "str", "width": "int64", "height": "int64"}
@@ -29,7 +29,8 @@ def extract_labelled_frames(dataset: Dataset, work: Path, limits: Data, fresh: b
 
     Photos stand for themselves; frames are written as JPEG under <work>/frames/. Every one is decoded once, so that none fails
     hours later. Raises UserError where something of the data set does not fit, unless data.on_error is `skip`: then that is
-    left out and listed in <work>/frames/left_out.json; and where nothing is labelled.
+    left out and listed in <work>/frames/left_out.json; and where nothing is labelled. What could not be read for a reason that may
+    pass is tried again.
     """
     record = work / "frames" / "left_out.json"
     if dataset.problems and limits.on_error == "refuse":  # before any picture is decoded
@@ -46,22 +47,33 @@ def extract_labelled_frames(dataset: Dataset, work: Path, limits: Data, fresh: b
         },
         fresh,
     )
+    parts = [
+        of_kind.iloc[rows]
+        for of_kind, size in (
+            (media[media.kind == "photo"], PHOTOS_PER_PART),
+            (media[media.kind == "video"], VIDEOS_PER_PART),
+        )
+        for rows in chunks(len(of_kind), size)
+    ]
+    wanted = labelled.groupby("media_id").frame_index.apply(list)
     if not step.done:
-        parts = [
-            of_kind.iloc[rows]
-            for of_kind, size in (
-                (media[media.kind == "photo"], PHOTOS_PER_PART),
-                (media[media.kind == "video"], VIDEOS_PER_PART),
-            )
-            for rows in chunks(len(of_kind), size)
-        ]
-        wanted = labelled.groupby("media_id").frame_index.apply(list)
         with (
             progress_bar(total=len(media), title="labelled pictures", unit="file") as bar,
             open_reader(limits) as reader,
         ):
             step.build_parts(len(parts), lambda k: _extract(parts[k], wanted, step.folder, reader, bar))
         step.finish(len(parts), ["table"], {"table": pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)})
+    elif again := worth_another_try(step.manifest["skipped"]):
+        order = [media_id for part in parts for media_id in part.media_id]
+        with (
+            progress_bar(total=len(again), title="labelled pictures", unit="file") as bar,
+            open_reader(limits) as reader,
+        ):
+            for part in parts:
+                tried = part[part.media_id.isin(again)]
+                if len(tried):
+                    tables, still = _extract(tried, wanted, step.folder, reader, bar)
+                    step.amend("table", tried.media_id, tables["table"], still, order)
     table = step.table("table", COLUMNS)
     check_places(table.picture, step.folder)
     misplaced = misplaced_labels(dataset, table.drop(columns="picture"))
@@ -147,7 +159,7 @@ def _extract(media: pd.DataFrame, wanted: pd.Series, folder: Path, reader: Reade
             if missing:
                 skipped.append({"media_id": medium.media_id, "reason": lacking(missing)})
         except MediaError as error:
-            skipped.append({"media_id": medium.media_id, "reason": str(error)})
+            skipped.append(error.entry(medium.media_id))
         bar.update()
     bar.skip(len(skipped))
     return {"table": pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)}, skipped

@@ -1,6 +1,7 @@
 """The one reader of pictures and videos: upright, RGB, uint8, H x W x 3; frames counted in display order from 0."""
 
 import contextlib
+import errno
 import heapq
 import itertools
 import logging
@@ -30,9 +31,30 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is the config's data.max_pixels, chec
 # signature (TGA): what nobody photographs in is not let in. JPEG includes MPO.
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
+# What FFmpeg says when it will not open something, and the system to a place before a file's beginning: the bytes are at fault.
+OF_BYTES = {None, errno.EPERM, errno.EINVAL}
+
 
 class MediaError(Exception):
-    """A picture or video that cannot be read. The message says why; whoever catches it names the file."""
+    """A picture or video that cannot be read. The message says why; whoever catches it names the file.
+
+    again: whether nothing need be wrong with the file, so that it is worth another try at the next run: the decoder took too
+    long, crashed or ran out of memory, or the system did not give the file.
+    """
+
+    def __init__(self, reason: str, again: bool = False):
+        super().__init__(reason)
+        self.again = again
+
+    @classmethod
+    def of(cls, kind: str, words: str, error: Exception) -> "MediaError":
+        """What `error`, raised by a library that was to read a picture or a video (`kind`), means for the file."""
+        system = isinstance(error, OSError) and error.errno not in OF_BYTES
+        return cls(f"not a readable {kind} ({words})", again=system or isinstance(error, MemoryError))
+
+    def entry(self, media_id: str) -> dict:
+        """What a manifest's list of what was skipped says of it."""
+        return {"media_id": media_id, "reason": str(self), **({"again": True} if self.again else {})}
 
 
 @dataclass(frozen=True)
@@ -87,7 +109,7 @@ def _photo(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
         raise MediaError(f"not a readable picture (expected {', '.join(PHOTO_FORMATS)})") from None
     except Exception as error:  # Pillow's decoders raise whatever the bytes made them stumble over
         words = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        raise MediaError(f"not a readable picture ({words})") from None
+        raise MediaError.of("picture", words, error) from None
 
 
 def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -106,7 +128,7 @@ def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> It
     except MemoryError:
         raise
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-        raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
+        raise MediaError.of("video", f"{type(error).__name__}: {error}", error) from None
 
 
 def _wanted_frames(path: str | Path, wanted: set[int], max_pixels: int) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -233,7 +255,7 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
     except MemoryError:
         raise
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-        raise MediaError(f"not a readable video ({type(error).__name__}: {error})") from None
+        raise MediaError.of("video", f"{type(error).__name__}: {error}", error) from None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from shared.errors import UserError
 from shared.media import MediaError, MediaInfo
 
 STARTS_WITHIN_S = 120  # the decoder, on the busiest machine
+WAITS_AT_ONCE_S = 1  # for the decoder: all that a pause of this process (SIGSTOP, a suspended machine) can cost a file
 REQUESTS_AHEAD = 4  # at the decoder at a time; more of them wait here, since what is in its socket must fit
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -67,7 +68,8 @@ class Reader:
 
     Every function raises MediaError as that of shared.media does (a photo and a probe when called, frames when they are
     read), and where the decoder crashes, is waited for longer than data.seconds_per_file in all, or takes more memory
-    than data.decoder_memory_mb. The file after that has a new process.
+    than data.decoder_memory_mb; the latter three may go better another time (`MediaError.again`). The file after that has a
+    new process.
     """
 
     def __init__(self, limits: Data, decoder: str):
@@ -145,9 +147,9 @@ class Reader:
                 self._ready = True
             case {"done": True}:
                 self._finish(oldest)
-            case {"error": reason}:
+            case {"error": reason, "again": again}:
                 self._finish(oldest)
-                raise MediaError(reason)
+                raise MediaError(reason, again)
         return None
 
     def _finish(self, answer: Answer) -> None:
@@ -156,12 +158,15 @@ class Reader:
         self._hand_over()
 
     def _message_for(self, answer: Answer) -> dict:
-        started = time.monotonic()
-        limit = self._seconds_per_file - answer.waited_s if self._ready else STARTS_WITHIN_S
+        waited_s, limit_s = (answer.waited_s, self._seconds_per_file) if self._ready else (0.0, STARTS_WITHIN_S)
         try:
-            there = self._connection.poll(max(0.0, limit))
+            there = self._connection.poll(0)
+            while not there and waited_s < limit_s:
+                started, at_most_s = time.monotonic(), min(WAITS_AT_ONCE_S, limit_s - waited_s)
+                there = self._connection.poll(at_most_s)
+                waited_s += min(time.monotonic() - started, at_most_s)
             if self._ready:
-                answer.waited_s += time.monotonic() - started
+                answer.waited_s = waited_s
             if there:
                 return json.loads(self._connection.recv_bytes())
             reason = f"not decoded within data.seconds_per_file ({self._seconds_per_file:g} s)"
@@ -172,7 +177,7 @@ class Reader:
             raise UserError(f"the process that decodes does not start ({reason}); it may have said why above.")
         self._end_process()
         self._finish(answer)
-        raise MediaError(reason)
+        raise MediaError(reason, again=True)
 
     def _picture(self, shape: list[int], offset: int) -> np.ndarray:
         image_rgb = np.empty(shape, np.uint8)

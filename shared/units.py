@@ -19,11 +19,12 @@ from shared.errors import UserError
 from shared.media import MediaError
 from shared.reader import Reader
 from shared.tables import BOX
-from shared.work import SCHEMA_VERSION, Step, chunks, joined, read_table, suffix_of
+from shared.work import SCHEMA_VERSION, Step, chunks, joined, read_table, suffix_of, worth_another_try
 
 KINDS = ("photos", "videos")
 UNITS_PER_PART = {"photos": 8, "videos": 4}
 ASKED_AHEAD = 2  # units that the reader is asked for before the one that is being read has come
+AGAIN = "again"  # the mark of a unit of which something was skipped for a reason that may pass
 NO_UNITS = pd.DataFrame({"mark": pd.Series(dtype="str"), "rows": pd.Series(dtype="int64")})
 
 Tables = dict[str, pd.DataFrame | np.ndarray]
@@ -102,7 +103,7 @@ def read_units(jobs: Iterable[Job], reader: Reader, frame_indices: list[int]) ->
                         raise UserError(
                             f"{medium.row.path}: could be read by stage 1 and now cannot ({error}). Restore it and run infer again."
                         ) from None
-                    skipped.append({"media_id": medium.row.media_id, "reason": str(error)})
+                    skipped.append(error.entry(medium.row.media_id))
             yield UnitEnd(first.unit, first.detections, skipped)
 
 
@@ -140,8 +141,12 @@ class UnitStep:
     """A step of units that are given one after the other; some of them make a part.
 
     `empty` are its tables without rows, the first of which tells a unit's number of rows. What the step before, of another
-    fingerprint, had of the same mark, whole, is there to be taken. The table `units` (mark, rows; '' where some was skipped)
-    keeps the marks for the next time.
+    fingerprint, had of the same mark, whole, is there to be taken. The table `units` (mark, rows; '' or AGAIN where some was
+    skipped) keeps the marks for the next time.
+
+    What was skipped for a reason that may pass is tried again: parts with units of the mark AGAIN do not outlive an interrupted
+    run, and a finished step depends on the media that it lacks so (`depends.again` in its manifest), so that it is not the one
+    that the next run wants, and its fingerprint not that of the whole.
     """
 
     def __init__(self, step: Step, n_units: int, units_per_part: int, empty: Tables):
@@ -151,6 +156,9 @@ class UnitStep:
         self._gathered: list[tuple[str, Tables, list[dict]]] = []  # of the part that is being built
         self._last_read: tuple[int, Tables] = (-1, {})
         if not step.done:
+            for part in filter(step.part_stands, range(len(self._parts))):
+                if (step.read_part(part, "units", NO_UNITS).mark == AGAIN).any():
+                    step.drop_part(part)
             step.tell_kept(len(self._parts))
 
     def stands(self, number: int) -> bool:
@@ -209,15 +217,19 @@ class UnitStep:
             raise ValueError(f"expected unit {part * self._size + len(self._gathered)}, found {number}")
         self._gathered.append((mark, tables, skipped))
         if number + 1 == self._parts[part].stop:
-            units = [("" if faults else mark, len(each[next(iter(self._empty))])) for mark, each, faults in self._gathered]
+            rows = [len(each[next(iter(self._empty))]) for _, each, _ in self._gathered]
+            marks = [AGAIN if worth_another_try(faults) else "" if faults else mark for mark, _, faults in self._gathered]
             whole = {name: joined([each[name] for _, each, _ in self._gathered], kind) for name, kind in self._empty.items()}
             faults = [fault for _, _, each in self._gathered for fault in each]
-            self.step.write_part(part, {"units": pd.DataFrame(units, columns=["mark", "rows"]), **whole}, faults)
+            self.step.write_part(part, {"units": pd.DataFrame({"mark": marks, "rows": rows}), **whole}, faults)
             self._gathered = []
 
-    def finish(self) -> Step:
-        """The step, finished: all its units stand."""
+    def finish(self, **found: str) -> Step:
+        """The step, finished: all its units stand. found: what turned out of what it depends on, in place of what it began with."""
         if not self.step.done:
+            if again := worth_another_try(self.step.skipped_in_parts(len(self._parts))):
+                found["again"] = sorted(again)
+            self.step.depend_also_on(found)
             self.step.finish(len(self._parts), ["units", *self._empty], {"units": NO_UNITS, **self._empty})
             self.step.done = True
             self.step.drop_before()

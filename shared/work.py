@@ -17,14 +17,14 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field, StrictStr, ValidationError
+from pydantic import BaseModel, Field, StrictBool, StrictStr, ValidationError
 
 from shared.columns import check_columns
 from shared.errors import UserError, first_fault, printable
@@ -168,6 +168,7 @@ def write_json(path: Path, value: object) -> None:
 class _Skipped(BaseModel):
     media_id: StrictStr
     reason: StrictStr
+    again: StrictBool = False
 
 
 class _Manifest(BaseModel):
@@ -176,6 +177,11 @@ class _Manifest(BaseModel):
     skipped: list[_Skipped]
     seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0
     depends: dict
+
+
+def worth_another_try(skipped: list[dict]) -> list[str]:
+    """The media_ids of what was skipped for a reason that may pass (`MediaError.again`)."""
+    return [entry["media_id"] for entry in skipped if entry.get("again")]
 
 
 class Step:
@@ -196,8 +202,10 @@ class Step:
         self._is_of(folder, depends)
         self._strict = strict
         begun_path = folder / "begun.json"
-        if fresh or self.fingerprint not in (_fingerprint_of(begun_path), _fingerprint_of(self._manifest_path)):
-            if keep_before and not fresh and _fingerprint_of(self._manifest_path):
+        made = _fingerprint_of(self._manifest_path)
+        # A manifest counts before what was begun: `depend_also_on` may have made another of it.
+        if fresh or self.fingerprint != (made or _fingerprint_of(begun_path)):
+            if keep_before and not fresh and made:
                 _remove(self.before)
                 os.replace(folder, self.before)
             _remove(folder)
@@ -210,7 +218,8 @@ class Step:
         if keep_before and (fresh or self.done):
             _remove(self.before)
         if self.done:
-            self.refuse_skipped(self.manifest["skipped"])
+            # what is worth another try is refused only where that fails too
+            self.refuse_skipped([entry for entry in self.manifest["skipped"] if not entry.get("again")])
             log.info("%s: reused (%d rows)", folder, self.manifest["rows"])
         else:
             note("step", f"{folder}: begins", step=str(folder), state="begun")
@@ -294,9 +303,18 @@ class Step:
         """Whether part k was built, whole, by this or an interrupted run."""
         return self._part_path(k, "skipped", ".json").exists()
 
+    def drop_part(self, k: int) -> None:
+        """Has part k built again."""
+        self._part_path(k, "skipped", ".json").unlink()
+
     def drop_before(self) -> None:
         """Removes the step before, from which nothing more is taken."""
         _remove(self.before)
+
+    def depend_also_on(self, found: dict) -> None:
+        """Adds what the step turned out to depend on while it was built, before `finish`: its fingerprint is another then."""
+        self._depends = {**self._depends, **found}
+        self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, **self._depends})
 
     def finish(
         self, n_parts: int, names: list[str], empty: dict[str, pd.DataFrame | np.ndarray], facts: dict | None = None
@@ -305,7 +323,6 @@ class Step:
 
         `empty` gives each name's table without rows, for a step without parts.
         """
-        skipped = []
         for name in names:
             suffix = suffix_of(empty[name])
             tables = [self.read_part(k, name, empty[name]) for k in range(n_parts)]
@@ -316,10 +333,25 @@ class Step:
             else:
                 _write_table(path, joined(tables, empty[name]))
             rows = sum(len(table) for table in tables)
-        for k in range(n_parts):
-            skipped += self._skipped_of(k)
-        self._write_manifest(rows, skipped, facts)
+        self._write_manifest(rows, self.skipped_in_parts(n_parts), facts)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
+
+    def amend(self, name: str, tried: Iterable[str], found: pd.DataFrame, skipped: list[dict], order: Iterable[str]) -> None:
+        """Puts what came of another try with the media `tried` into the finished step, whose one table is `name`.
+
+        found: the rows of those that could be read; skipped: the entries of the others. Rows and entries then are in the order
+        of the media_ids `order`, as if all had been read at once; what is not among these is no medium and stands before them.
+        """
+        manifest, place, tried = self.manifest, {media_id: number for number, media_id in enumerate(order)}, set(tried)
+        kept = [entry for entry in manifest["skipped"] if entry["media_id"] not in tried]
+        skipped = sorted(kept + skipped, key=lambda entry: place.get(entry["media_id"], -1))
+        if skipped == manifest["skipped"]:
+            return
+        table = self.table(name)
+        table = joined([table[~table.media_id.isin(tried)], found], table.iloc[:0])
+        table = table.sort_values("media_id", key=lambda ids: ids.map(place), kind="stable", ignore_index=True)
+        _write_table(self.folder / f"{name}.parquet", table)  # first: with the manifest before it, it would be tried once more
+        self._write_manifest(len(table), skipped, None)
 
     def write(self, tables: dict[str, pd.DataFrame], skipped: list[dict] = (), facts: dict | None = None) -> None:
         """Writes a step that is made in one go; the row count is that of the first table."""
@@ -354,6 +386,10 @@ class Step:
                 f"{printable(skipped[0]['media_id'])}: {skipped[0]['reason']}. --strict stops here; without it such files are "
                 "left out, and listed at the end."
             )
+
+    def skipped_in_parts(self, n_parts: int) -> list[dict]:
+        """What the parts, which all stand, skipped."""
+        return [entry for k in range(n_parts) for entry in self._skipped_of(k)]
 
     def _skipped_of(self, k: int) -> list[dict]:
         return json.loads(self._part_path(k, "skipped", ".json").read_text(encoding="utf-8"))

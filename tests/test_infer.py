@@ -1,6 +1,8 @@
 """Both stages in one process: the files of the two stages one after the other, and those of plain loops over the same functions."""
 
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import load_embedders
 from shared.config import load_config
 from shared.errors import UserError
-from shared.media import read_frames, read_photo
+from shared.media import MediaError, read_frames, read_photo
 from shared.reader import Reader
 from shared.runtime import choose_runtime
 from shared.tables import BOX
@@ -31,6 +33,10 @@ def arguments(data, weights, work, *more):
 def contents(work):
     files = [path for path in work.rglob("*") if path.name in FILES and path.parent.name != "media"]
     return {str(path.relative_to(work)): path.read_bytes() for path in [*files, work / "result.json"]}
+
+
+def fingerprints(work):
+    return {str(path.relative_to(work)): json.loads(path.read_text())["fingerprint"] for path in work.rglob("manifest.json")}
 
 
 @pytest.fixture
@@ -139,6 +145,87 @@ def test_a_broken_video_is_skipped_on_record_and_the_others_stay(plain_data, unt
     skipped = json.loads((work / "detections" / "videos" / "manifest.json").read_text())["skipped"]
     assert len(skipped) == 4 and "shorter than the first wanted frame (30)" in skipped[0]["reason"]
     assert json.loads((work / "result.json").read_text()) == {}
+
+
+def fail_at(monkeypatch, lost):
+    """Has the reader fail at files of these names for a reason that may pass; the list is of those that it is asked for."""
+    asked = []
+
+    def fails(answer):
+        yield from itertools.islice(answer, 1)  # of a video the first picture still comes
+        raise MediaError("took too long", again=True)
+
+    for name in ("ask_photo", "frames"):
+        ask = getattr(Reader, name)
+
+        def failing(self, path, *more, ask=ask):
+            asked.append(Path(path).name)
+            answer = ask(self, path, *more)
+            return fails(answer) if asked[-1] in lost else answer
+
+        monkeypatch.setattr(Reader, name, failing)
+    return asked
+
+
+@pytest.mark.parametrize("stages", [[infer], [bbox_sub.infer, metric_sub.infer]], ids=["at once", "by stages"])
+def test_what_was_lost_for_a_reason_that_may_pass_is_tried_again(
+    plain_data, untrained, tmp_path, calm, monkeypatch, stages  # noqa: F811
+):
+    work, lost = tmp_path / "work", ["käse-7.mkv", "1.webp"]
+
+    def run():
+        for stage in stages:
+            stage.main(arguments(plain_data, untrained, work))
+
+    with monkeypatch.context() as patched:
+        asked = fail_at(patched, lost)
+        run()
+        skipped = json.loads((work / "skipped.json").read_text())
+        assert [(entry["step"], Path(entry["media_id"]).name, entry["reason"]) for entry in skipped] == [
+            ("detections/photos", "1.webp", "took too long"),
+            ("detections/videos", "käse-7.mkv", "took too long"),
+        ]
+        assert all(entry.keys() == {"step", "media_id", "reason"} for entry in skipped)
+        found = contents(work)
+        assert found != contents(calm)
+        matches = (work / "matches" / "manifest.json").read_bytes()
+        asked.clear()
+        run()  # and it fails again
+        assert set(lost) <= set(asked) and "-dash.mp4" not in asked
+        assert contents(work) == found and (work / "matches" / "manifest.json").read_bytes() == matches
+    asked = fail_at(monkeypatch, [])
+    run()
+    assert set(lost) <= set(asked) and "-dash.mp4" not in asked
+    assert contents(work) == contents(calm) and fingerprints(work) == fingerprints(calm)
+    assert json.loads((work / "skipped.json").read_text()) == []
+    asked.clear()
+    run()
+    assert asked == []
+
+
+def test_what_was_lost_before_an_interruption_is_tried_again_by_either_stage(
+    plain_data, untrained, tmp_path, calm, monkeypatch  # noqa: F811
+):
+    """What the interrupted run embedded of a unit that it lost does not stand for what another run detects in it."""
+    monkeypatch.setattr("shared.units.UNITS_PER_PART", {"photos": 1, "videos": 1})
+    for module in ("bbox_sub.detections", "metric_sub.embeddings"):
+        monkeypatch.setattr(f"{module}.UNITS_PER_PART", {"photos": 1, "videos": 1})
+    work = tmp_path / "work"
+    with monkeypatch.context() as patched:
+        fail_at(patched, ["-dash.mp4"])
+        patched.setattr("bbox_sub.detections.Detections.finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            infer.main(arguments(plain_data, untrained, work))
+        patched.undo()
+        asked = fail_at(patched, [])
+        bbox_sub.infer.main(arguments(plain_data, untrained, work))
+        assert asked == ["-dash.mp4"]
+    metric_sub.infer.main(arguments(plain_data, untrained, work))
+    assert contents(work) == contents(calm) and fingerprints(work) == fingerprints(calm)
+
+
+def killed(*_):
+    raise KeyboardInterrupt
 
 
 def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, tmp_path):  # noqa: F811

@@ -1,5 +1,6 @@
 """Labelled frames as picture files, against the frames that were drawn."""
 
+import itertools
 import json
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames, read_picture, write_jpeg
+from shared.media import MediaError
+from shared.reader import Reader
+from tests.conftest import data_limits
 from tests.drawing import LABELLED_FRAMES, numbered_frame
 from tests.limits import LENIENT, LIMITS
 
@@ -68,6 +72,43 @@ def test_frames_that_a_video_lacks_are_left_out_and_on_record(tiny_data, tmp_pat
     faults = {entry["path"].removeprefix(f"{tiny_data}/"): entry["fault"] for entry in left_out}
     assert len(faults) == 2 and "[24, 400]" in faults["train/video/000000.mp4"]
     assert "not a readable video" in faults["train/video/000001.mp4"]
+
+
+def test_training_goes_on_once_the_files_decode(tiny_data, tmp_path):
+    whole = extract(tiny_data, tmp_path / "whole")
+    with pytest.raises(UserError, match="not decoded within data.seconds_per_file"):
+        extract(tiny_data, tmp_path / "work", data_limits(seconds_per_file=1e-6))
+    again = extract(tiny_data, tmp_path / "work")
+    assert again.picture.str.replace("/work/", "/whole/").tolist() == whole.picture.tolist()
+    for path in (tmp_path / "whole" / "frames").rglob("*.*"):
+        if path.is_file() and path.name != "manifest.json":
+            other = tmp_path / "work" / "frames" / path.relative_to(tmp_path / "whole" / "frames")
+            assert other.read_bytes() == path.read_bytes()
+
+
+def test_only_what_may_decode_now_is_tried_again(tiny_data, tmp_path, monkeypatch):
+    (tiny_data / "train/image/000001/0.jpg").write_bytes(b"no picture")
+    whole = extract(tiny_data, tmp_path / "whole", LENIENT)
+    late, asked, ask, photo = "train/video/000000.mp4", [], Reader.frames, Reader.ask_photo
+
+    def breaks_off(answer):
+        yield from itertools.islice(answer, 1)
+        raise MediaError("took too long", again=True)
+
+    def ask_late(self, path, indices):
+        answer = ask(self, path, indices)
+        return breaks_off(answer) if path.endswith(late) else answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Reader, "frames", ask_late)
+        extract(tiny_data, tmp_path / "work", LENIENT)
+    monkeypatch.setattr(Reader, "frames", lambda *given: asked.append(given[1]) or ask(*given))
+    monkeypatch.setattr(Reader, "ask_photo", lambda *given: asked.append(given[1]) or photo(*given))
+    again = extract(tiny_data, tmp_path / "work", LENIENT)
+    assert asked == [str(tiny_data / late)]
+    assert again.picture.str.replace("/work/", "/whole/").tolist() == whole.picture.tolist()
+    tables = [(tmp_path / name / "frames" / "table.parquet").read_bytes() for name in ("work", "whole")]
+    assert tables[0] == tables[1]
 
 
 def test_annotations_that_do_not_fit_stop_the_step(tiny_data, tmp_path):

@@ -77,6 +77,27 @@ def test_a_file_that_the_decoder_does_not_survive_is_lost_alone(name, reason):
                 assert frames == [0, 1, 2, 3, 4, 5] and why is None
 
 
+@pytest.mark.parametrize(("name", "again"), [("killed", True), ("bloat", True), ("hang", True), ("bad", False)])
+def test_what_may_be_no_fault_of_the_file_is_told(name, again):
+    seconds = 3 if name == "hang" else 60
+    with (
+        open_reader(data_limits(decoder_memory_mb=512, seconds_per_file=seconds), decoder=BAD) as reader,
+        pytest.raises(MediaError) as caught,
+    ):
+        list(reader.frames(name, range(6)))
+    assert caught.value.again == again
+
+
+def test_what_the_system_does_not_give_is_told(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with open_reader(data_limits()) as reader:
+        for ask in (reader.photo, reader.probe_photo, reader.probe_video):
+            for name, again in (("nowhere", True), ("a.jpg", False)):
+                with pytest.raises(MediaError) as caught:
+                    ask(tmp_path / name)
+                assert caught.value.again == again
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 150), st.integers(0, 6)), max_size=40),
 )
@@ -232,6 +253,21 @@ def test_the_decoder_ends_with_its_caller(name, how):
     if how == signal.SIGINT:
         assert caller.stderr.read().count("Traceback") == 1  # the caller's own, none of the decoder
     assert not {each for each in set(os.listdir("/dev/shm")) - before if "pictures" in each}
+
+
+def test_a_pause_is_not_the_files_time():
+    """Caller and decoder are stopped for longer than data.seconds_per_file, and the caller goes on first."""
+    code = CALLER.replace("data_limits()", "data_limits(seconds_per_file=4)")
+    caller = subprocess.Popen([sys.executable, "-c", code, "slow"], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    decoder = int(caller.stdout.readline())
+    os.kill(decoder, signal.SIGSTOP)
+    time.sleep(0.3)  # the caller waits now
+    caller.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    caller.send_signal(signal.SIGCONT)
+    time.sleep(0.5)
+    os.kill(decoder, signal.SIGCONT)
+    assert caller.wait(30) == 0
 
 
 def test_closing_leaves_no_process_and_no_open_file():
