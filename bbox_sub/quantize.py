@@ -25,11 +25,12 @@ from shared.config import Config
 from shared.dataset import content_fingerprint, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.fit import settle_problems
-from shared.frames import read_picture
+from shared.frames import ask_labelled, read_picture
 from shared.int8 import Source, load_nncf, quantize_within, versions
-from shared.media import MediaError, read_frames, read_photo
+from shared.media import MediaError
 from shared.progress import progress_bar
 from shared.quantized import FOLDER, discard, save_quantized
+from shared.reader import open_reader
 from shared.runtime import PLAIN, Runtime
 from shared.tables import Dataset
 from shared.weights import read_description, refuse_other_architecture
@@ -127,16 +128,16 @@ def sides_of(config: Config, options: argparse.Namespace) -> tuple[Dataset, Data
 def read_calibration(chosen: pd.DataFrame, config: Config) -> list[torch.Tensor]:
     """The chosen pictures, uint8 (3, h, w), at the size that inference would give them. What cannot be read is left out and logged."""
     pictures = []
-    with progress_bar(total=len(chosen), title="calibration pictures", unit="picture") as bar:
+    with (
+        progress_bar(total=len(chosen), title="calibration pictures", unit="picture") as bar,
+        open_reader(config.data) as reader,
+    ):
         for path, rows in chosen.groupby("path", sort=False):
-            is_photo = rows.kind.iloc[0] == "photo"
-            short_side = config.detect.photo_short_side if is_photo else config.detect.video_short_side
+            medium = rows.iloc[0]
+            short_side = config.detect.photo_short_side if medium.kind == "photo" else config.detect.video_short_side
             bar.update(len(rows))
             try:
-                if is_photo:
-                    images = [read_photo(path, config.data.max_pixels)]
-                else:
-                    images = [image for _, image in read_frames(path, rows.frame_index.tolist(), config.data.max_pixels)]
+                images = [image for _, image in ask_labelled(reader, medium, rows.frame_index.tolist())]
             except MediaError as error:
                 log.warning("%s: left out: %s", path, error)
                 continue

@@ -21,6 +21,7 @@ from shared.config import Config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.progress import progress_bar
+from shared.reader import open_reader
 from shared.tables import BOX, Dataset
 
 
@@ -34,8 +35,8 @@ def describe_boxes(dataset: Dataset, config: Config) -> tuple[pd.DataFrame, np.n
     vectors = np.zeros((len(boxes), DIMENSION), np.float32)
     read = np.zeros(len(boxes), bool)
     n_pictures = len(boxes.drop_duplicates(["media_id", "frame_index"]))
-    with progress_bar(total=n_pictures, title="histograms", unit="picture") as bar:
-        for places, image_rgb in boxed_pictures(boxes, config.data.max_pixels):
+    with progress_bar(total=n_pictures, title="histograms", unit="picture") as bar, open_reader(config.data) as reader:
+        for places, image_rgb in boxed_pictures(boxes, reader):
             vectors[places] = histograms(image_rgb, boxes.iloc[places][BOX].to_numpy())
             read[places] = True
             bar.update()

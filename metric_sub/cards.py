@@ -1,5 +1,7 @@
 """The report's cards: a video each, with its pictures, its figures, its time line, and where it is wrong, why."""
 
+import contextlib
+import queue
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +19,7 @@ from metric_sub.vote import FRAME_BOX, ITEM_BOX
 from metric_sub.why_lost import why_lost
 from shared.config import Config
 from shared.progress import progress_bar
+from shared.reader import Reader, open_reader
 from shared.tables import BOX
 
 
@@ -61,34 +64,42 @@ def pair_of(row) -> Pair:
 
 def build_cards(run: Run, score: dict | None, config: Config, n_threads: int) -> list[Card]:
     """A card per video, by rising video_id; what cannot be read has its reason in the picture's place."""
-    maker = CardMaker(run, score, config.data.max_pixels, config.frames.start)
+    maker = CardMaker(run, score, config.frames.start)
     videos = run.data.media[run.data.media.kind == "video"].drop_duplicates("item_id").sort_values("item_id")
     cards, wanted = [], []
     for video in videos.itertuples():
         cards.append(maker.card(video))
         wanted.append(list(maker.pictures(video)))
-    # Decoding takes the time, and it releases Python's lock.
-    with progress_bar(total=len(cards), title="report", unit="video") as bar, ThreadPool(n_threads) as pool:
-        for k, pictures in enumerate(pool.imap(_take, wanted)):
+    free = queue.LifoQueue()  # of readers, each used by one thread at a time
+
+    def take(pictures: list[Callable[[Reader], Picture]]) -> list[Picture]:
+        reader = free.get()
+        try:
+            return [picture(reader) for picture in pictures]
+        finally:
+            free.put(reader)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(n_threads):
+            free.put(stack.enter_context(open_reader(config.data)))
+        bar = stack.enter_context(progress_bar(total=len(cards), title="report", unit="video"))
+        pool = stack.enter_context(ThreadPool(n_threads))
+        for k, pictures in enumerate(pool.imap(take, wanted)):
             cards[k] = replace(cards[k], pictures=pictures)
             bar.update()
     return cards
 
 
-def _take(wanted: list[Callable[[], Picture]]) -> list[Picture]:
-    return [take() for take in wanted]
-
-
 class CardMaker:
     """The run and its score by video, from which each card is made."""
 
-    def __init__(self, run: Run, score: dict | None, max_pixels: int, start: int):
+    def __init__(self, run: Run, score: dict | None, start: int):
         matches = run.matches.reset_index(drop=True)
         others = rivals(matches, run.votes)
         facts = shares(matches, run.votes).assign(unsure=unsure(matches, others), rival=others)
         data, distance = run.data, run.votes.distance
         labels = data.labels[data.labels.product_id != ""]
-        self._run, self._max_pixels, self._start = run, max_pixels, start
+        self._run, self._start = run, start
         self._match_of = {match.video_id: match for match in matches.join(facts).itertuples()}
         self._further = {}  # video_id -> rows of its further pairs
         for pair in run.pairs.itertuples():
@@ -139,7 +150,7 @@ class CardMaker:
             levels=[(name, verdict[name]) for name in LEVELS] if verdict is not None else [],
         )
 
-    def pictures(self, video) -> Iterator[Callable[[], Picture]]:
+    def pictures(self, video) -> Iterator[Callable[[Reader], Picture]]:
         """Photos and frame of the match, or a frame of the video; of a wrong one also the right item's photo."""
         match, missed = self._match_of.get(video.item_id), self._missed(video.item_id)
         if match is None:
@@ -151,14 +162,14 @@ class CardMaker:
                 if match.item_id == missed:
                     boxes |= self._truth(pair.photo_id, 0, missed)
                 caption = f"item {match.item_id} · photo {pair.img_name}"
-                yield partial(photo_picture, caption, self._run.paths[pair.photo_id], boxes, self._max_pixels)
+                yield partial(photo_picture, caption, self._run.paths[pair.photo_id], boxes)
             boxes = {"found": np.stack([pair.frame_box for pair in pairs])}
             boxes |= self._truth(match.video_media_id, match.frame_index, missed)
             yield self._frame(match.video_media_id, match.frame_index, boxes)
         if missed and (match is None or match.item_id != missed):
             photo = self._photo_of[missed]
             caption = f"right: item {missed} · photo {photo.name}"
-            yield partial(photo_picture, caption, photo.path, self._truth(photo.media_id, 0, missed), self._max_pixels)
+            yield partial(photo_picture, caption, photo.path, self._truth(photo.media_id, 0, missed))
 
     def _expected(self, video_id: str) -> str:
         """The item that the video should have, '' for none, or where no truth is known."""
@@ -182,22 +193,22 @@ class CardMaker:
         winner = None if match is None else (match.item_id, match.distance)
         return why_lost(missed, video_id, votes, winner, self._video_of.get(missed), self._run.rule)
 
-    def _some_frame(self, video, missed: str) -> Callable[[], Picture]:
+    def _some_frame(self, video, missed: str) -> Callable[[Reader], Picture]:
         """The frame labelled with the missed item that is nearest to the first one that inference wants, else that one, or
         the last of a video that is shorter."""
         media_id = video.media_id
         if media_id in self._run.skipped:
-            return partial(Picture, "not read", fault=self._run.skipped[media_id])
+            return lambda _: Picture("not read", fault=self._run.skipped[media_id])
         frame_index = min(self._start, self._run.n_frames[media_id] - 1)
         shown = self._frames.get((media_id, missed), [frame_index])
         frame_index = min(shown, key=lambda labelled: abs(labelled - frame_index))  # the first of two as near
         return self._frame(media_id, frame_index, self._truth(media_id, frame_index, missed))
 
-    def _frame(self, media_id: str, frame_index: int, boxes: dict[str, np.ndarray]) -> Callable[[], Picture]:
+    def _frame(self, media_id: str, frame_index: int, boxes: dict[str, np.ndarray]) -> Callable[[Reader], Picture]:
         caption = f"frame {frame_index}"
         if self._run.fps[media_id] > 0:
             caption += f" · {self._time(media_id, frame_index)}"
-        return partial(frame_picture, caption, self._run.paths[media_id], boxes, frame_index, self._max_pixels)
+        return partial(frame_picture, caption, self._run.paths[media_id], boxes, frame_index)
 
     def _truth(self, media_id: str, frame_index: int, item_id: str) -> dict[str, np.ndarray]:
         """The labelled boxes of an item ('': none) in a picture, as `thumbnails.thumbnail` takes them."""

@@ -9,7 +9,9 @@ from PIL import Image, ImageOps
 
 from metric_sub.labelled import boxed_pictures
 from shared.boxes import clip_boxes
+from shared.config import Data
 from shared.progress import progress_bar
+from shared.reader import open_reader
 from shared.sheet import PAPER_RGB, lay_out
 from shared.tables import BOX
 
@@ -52,7 +54,7 @@ def worst_confusions(
     return tiles, len(confused)
 
 
-def draw_confusions(title: str, tiles: Sequence[Tile], boxes: pd.DataFrame, max_pixels: int) -> Image.Image:
+def draw_confusions(title: str, tiles: Sequence[Tile], boxes: pd.DataFrame, limits: Data) -> Image.Image:
     """The tiles in rows of COLUMNS; boxes: media_id, kind, path, frame_index, x1..y2. A crop that cannot be read is blank."""
     key = (
         ("video crop", QUERY_RGB),
@@ -61,8 +63,8 @@ def draw_confusions(title: str, tiles: Sequence[Tile], boxes: pd.DataFrame, max_
     )
     drawn = boxes.iloc[sorted({tile.place for tile in tiles})]
     crops = {}
-    with progress_bar(total=len(drawn), title=title.split(":")[0], unit="crop") as bar:
-        for rows, image_rgb in boxed_pictures(drawn, max_pixels):
+    with progress_bar(total=len(drawn), title=title.split(":")[0], unit="crop") as bar, open_reader(limits) as reader:
+        for rows, image_rgb in boxed_pictures(drawn, reader):
             for row in drawn.iloc[rows][BOX].itertuples():
                 crops[row.Index] = _crop(image_rgb, np.float32(row[1:]))
                 bar.update()

@@ -20,7 +20,8 @@ from metric_sub.search import nearest
 from shared.catalogue import COLUMNS as MEDIA
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.errors import UserError
-from shared.media import MediaError, read_frames, read_photo
+from shared.media import MediaError
+from shared.reader import Reader, open_reader
 from shared.sheet import PAPER_RGB, lay_out
 from shared.tables import BOX
 from shared.work import Step, held, locked, read_step, refuse_links, write_whole
@@ -61,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
             boxes, vectors, *boxes_and_vectors(gallery), config.match.max_distance
         ).head(options.top)
         among = read_step(options.among / "media").table("table", MEDIA)
-        tiles = draw_pairs(candidates, kind, media, among, config.data.max_pixels)
+        with open_reader(config.data) as reader:
+            tiles = draw_pairs(candidates, kind, media, among, reader)
     print(as_json(candidates, kind) if options.json else as_table(candidates, kind))
     title = f"{name}: the nearest {'items' if kind == 'videos' else 'videos'}"
     sheet = lay_out(title, ((f"in {name}", QUERY_RGB), ("candidate", CANDIDATE_RGB)), tiles, SIDE, COLUMNS)
@@ -171,7 +173,7 @@ def as_table(candidates: pd.DataFrame, kind: str) -> str:
 
 
 def draw_pairs(
-    candidates: pd.DataFrame, kind: str, asked: pd.DataFrame, among: pd.DataFrame, max_pixels: int
+    candidates: pd.DataFrame, kind: str, asked: pd.DataFrame, among: pd.DataFrame, reader: Reader
 ) -> list[tuple[Image.Image, list[str]]]:
     """The sheet's tiles: for each candidate the query's picture and its own, each with its box. asked, among: their media."""
     tiles = []
@@ -181,7 +183,7 @@ def draw_pairs(
             of_video = (kind == "videos") == (side == "query")
             place = f"frame {row[f'{side}_frame_index']}" if of_video else f"photo {row[f'{side}_name']}"
             path = media.path[media.media_id == row[f"{side}_media_id"]].iloc[0]
-            image_rgb = _picture(path, row[f"{side}_frame_index"] if of_video else None, max_pixels)
+            image_rgb = _picture(reader, path, row[f"{side}_frame_index"] if of_video else None)
             if image_rgb is None:
                 tiles.append((Image.new("RGB", (SIDE, SIDE), PAPER_RGB), [words[side], f"{place} cannot be read"]))
             else:
@@ -190,12 +192,11 @@ def draw_pairs(
     return tiles
 
 
-def _picture(path: str, frame_index: int | None, max_pixels: int) -> np.ndarray | None:
+def _picture(reader: Reader, path: str, frame_index: int | None) -> np.ndarray | None:
     """A photo (frame_index None) or a video's frame, RGB; None where it cannot be read any more."""
+    asked = reader.ask_photo(path) if frame_index is None else reader.frames(path, [frame_index])
     try:
-        if frame_index is None:
-            return read_photo(path, max_pixels)
-        return next((image_rgb for _, image_rgb in read_frames(path, [frame_index], max_pixels)), None)
+        return next((image_rgb for _, image_rgb in asked), None)
     except MediaError:
         return None
 

@@ -22,7 +22,7 @@ from metric_sub.labelled import labelled_boxes, match_and_score
 from metric_sub.score import LEVELS
 from metric_sub.vectors import describe_boxes
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, Match, Score
+from shared.config import Config, Data, Match, Score
 from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.decimals import three_decimals
 from shared.errors import UserError
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         found = nearest_right_and_wrong(sides.crops(ensemble, sides.query), sides.crops(ensemble, sides.photo))
         figures["cut_off"] = cut_off_of(found, ensemble, boxes, dataset, config, folder)
-        write_confusions(found, sides, config.data.max_pixels, folder / "confusions.png")
+        write_confusions(found, sides, config.data, folder / "confusions.png")
         write_json(folder / "embedders.json", figures)
     print(figures_table(figures), file=sys.stderr)
     log.info("%s: look at distances.png, confusions.png", folder)
@@ -151,11 +151,11 @@ def cut_off_of(
     return answer
 
 
-def write_confusions(found: pd.DataFrame, sides: Sides, max_pixels: int, path: Path) -> None:
+def write_confusions(found: pd.DataFrame, sides: Sides, limits: Data, path: Path) -> None:
     """Draws the worst confusions; found: as `evaluate.nearest_right_and_wrong` gives it for the queries and all photo boxes."""
     queries, gallery = np.flatnonzero(sides.query), np.flatnonzero(sides.photo)
     tiles, n_all = worst_confusions(sides.boxes, queries, gallery, found, CONFUSIONS)
-    sheet = draw_confusions(f"Confusions: {len(tiles) // 3} of {n_all}", tiles, sides.boxes, max_pixels)
+    sheet = draw_confusions(f"Confusions: {len(tiles) // 3} of {n_all}", tiles, sides.boxes, limits)
     write_whole(path, lambda beside: sheet.save(beside, format="png"))
 
 

@@ -10,7 +10,9 @@ from metric_sub.infer import match_boxes, pair_boxes
 from metric_sub.result import build_result, check_result
 from metric_sub.score import NO_KIND, Truth, score_result
 from shared.config import FrameList, Match, Score
-from shared.media import MediaError, read_frames, read_photo
+from shared.frames import ask_labelled
+from shared.media import MediaError
+from shared.reader import Reader
 from shared.tables import Dataset
 
 log = logging.getLogger("evaluate")
@@ -32,22 +34,25 @@ def labelled_boxes(dataset: Dataset, frames: FrameList) -> pd.DataFrame:
     return boxes.sort_values(["media_id", "frame_index", "rank"], ignore_index=True)
 
 
-def boxed_pictures(boxes: pd.DataFrame, max_pixels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def boxed_pictures(boxes: pd.DataFrame, reader: Reader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(places, image_rgb) of every photo and frame that the boxes are in; places (n,): of its rows in the table.
 
     boxes: media_id, kind, path, frame_index. Every file is read once. What cannot be read, and frames that a video does not
     have, are left out and logged.
     """
-    for places in boxes.groupby("media_id", sort=False).indices.values():
-        medium, frames = boxes.iloc[places[0]], boxes.frame_index.to_numpy()[places]
-        left = set(frames.tolist())
+    of_media = list(boxes.groupby("media_id", sort=False).indices.values())
+    media = [boxes.iloc[places[0]] for places in of_media]
+    frames = [boxes.frame_index.to_numpy()[places] for places in of_media]
+    asked = [ask_labelled(reader, *each) for each in zip(media, frames, strict=True)]  # of all, to be decoded ahead
+    for places, medium, indices, images in zip(of_media, media, frames, asked, strict=True):
+        left = set(indices.tolist())
         try:
             if medium.kind == "photo":
-                yield places, read_photo(medium.path, max_pixels)
+                yield places, next(images)[1]
                 continue
-            for index, image_rgb in read_frames(medium.path, left, max_pixels):
+            for index, image_rgb in images:
                 left.discard(index)
-                yield places[frames == index], image_rgb
+                yield places[indices == index], image_rgb
         except MediaError as error:
             log.warning("%s: left out: %s", medium.path, error)
             continue

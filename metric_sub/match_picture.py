@@ -7,8 +7,10 @@ from metric_sub.finished_run import Run
 from metric_sub.thumbnails import fit, read_frame
 from metric_sub.vote import FRAME_BOX, ITEM_BOX
 from shared.boxes import clip_boxes
+from shared.config import Data
 from shared.errors import UserError
-from shared.media import MediaError, read_photo
+from shared.media import MediaError
+from shared.reader import open_reader
 
 BOX_RGB = (255, 45, 135)  # rare in clothes
 LINE = 3  # px
@@ -83,7 +85,7 @@ def _draw_link(canvas: np.ndarray, start: np.ndarray, end: np.ndarray) -> None:
             cv2.circle(canvas, (round(x), round(y)), radius, colour, cv2.FILLED, cv2.LINE_AA)
 
 
-def draw_nearest(run: Run, n: int, max_pixels: int) -> np.ndarray:
+def draw_nearest(run: Run, n: int, limits: Data) -> np.ndarray:
     """The n matches with the smallest distance (ties by item_id; all where there are fewer), one under another.
 
     Raises UserError where there is no match or a file cannot be read any more.
@@ -91,16 +93,17 @@ def draw_nearest(run: Run, n: int, max_pixels: int) -> np.ndarray:
     if run.matches.empty:
         raise UserError("no video has a match, so there is none to draw: leave --picture out.")
     rows = []
-    for match in run.matches.sort_values(["distance", "item_id"])[:n].itertuples():
-        try:
-            photo_rgb = read_photo(run.paths[match.item_media_id], max_pixels)
-            frame_rgb = read_frame(run.paths[match.video_media_id], match.frame_index, max_pixels)
-        except MediaError as error:
-            raise UserError(
-                f"video {match.video_id} and its photo {match.item_media_id} were read by the run, and now "
-                f"cannot be ({error}). Restore them and run infer again."
-            ) from None
-        rows.append((_spotlit(photo_rgb, box_of(match, ITEM_BOX)), _spotlit(frame_rgb, box_of(match, FRAME_BOX))))
+    with open_reader(limits) as reader:
+        for match in run.matches.sort_values(["distance", "item_id"])[:n].itertuples():
+            try:
+                photo_rgb = reader.photo(run.paths[match.item_media_id])
+                frame_rgb = read_frame(run.paths[match.video_media_id], match.frame_index, reader)
+            except MediaError as error:
+                raise UserError(
+                    f"video {match.video_id} and its photo {match.item_media_id} were read by the run, and now "
+                    f"cannot be ({error}). Restore them and run infer again."
+                ) from None
+            rows.append((_spotlit(photo_rgb, box_of(match, ITEM_BOX)), _spotlit(frame_rgb, box_of(match, FRAME_BOX))))
     return _draw_rows(rows)
 
 

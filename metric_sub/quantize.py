@@ -25,13 +25,14 @@ from metric_sub.labelled import boxed_pictures, labelled_boxes
 from metric_sub.openvino_engine import CompiledEmbedder, front_model
 from shared.calibration import calibration_pictures, draw_evenly
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config
+from shared.config import Config, Data
 from shared.dataset import read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.fit import settle_problems
 from shared.int8 import Source, load_nncf, quantize_within, versions
 from shared.progress import progress_bar
 from shared.quantized import FOLDER, discard, save_quantized
+from shared.reader import open_reader
 from shared.runtime import PLAIN, Runtime
 from shared.tables import BOX, Dataset
 from shared.work import Step, locked, table_fingerprint
@@ -77,7 +78,7 @@ def quantize_embedders(config: Config, options: argparse.Namespace, trained: dic
     if all(step.done for step in steps.values()):
         return
     networks = {folder: load_embedders(folder, runtime=PLAIN, flip=config.embed.flip) for folder in trained}
-    crops = calibration_crops(chosen, networks, config.data.max_pixels)
+    crops = calibration_crops(chosen, networks, config.data)
     sources = {
         model_name(folder, k): Source(front_model(each.net), crops[folder], lambda crop: crop[None])
         for folder, embedders in networks.items()
@@ -158,16 +159,17 @@ def calibration_boxes(dataset: Dataset, config: Config) -> pd.DataFrame:
 
 
 def calibration_crops(
-    boxes: pd.DataFrame, networks: dict[Path, list[TrainedEmbedder]], max_pixels: int
+    boxes: pd.DataFrame, networks: dict[Path, list[TrainedEmbedder]], limits: Data
 ) -> dict[Path, list[np.ndarray]]:
     """For each embedder the boxes' crops, uint8 (h, w, 3). Pictures that cannot be read are left out and logged."""
     crops = {folder: [] for folder in networks}
-    for places, image_rgb in boxed_pictures(boxes, max_pixels):
-        height, width = image_rgb.shape[:2]
-        boxes_xyxy = boxes[BOX].to_numpy("float32")[places]
-        boxes_xyxy = np.where(np.isnan(boxes_xyxy), np.float32([0, 0, width, height]), boxes_xyxy)
-        for folder, embedders in networks.items():
-            crops[folder] += crops_of_boxes(image_rgb, boxes_xyxy, embedders[0].crop_rule)[0]
+    with open_reader(limits) as reader:
+        for places, image_rgb in boxed_pictures(boxes, reader):
+            height, width = image_rgb.shape[:2]
+            boxes_xyxy = boxes[BOX].to_numpy("float32")[places]
+            boxes_xyxy = np.where(np.isnan(boxes_xyxy), np.float32([0, 0, width, height]), boxes_xyxy)
+            for folder, embedders in networks.items():
+                crops[folder] += crops_of_boxes(image_rgb, boxes_xyxy, embedders[0].crop_rule)[0]
     if not all(crops.values()):
         raise UserError("none of the calibration pictures can be read; the warnings above say why. Name other data with --data.")
     return crops
@@ -219,8 +221,8 @@ def embed_boxes(
             vectors[folder][places] = run.take()
         waiting.clear()
 
-    with progress_bar(total=len(boxes), title=title, unit="crop") as bar:
-        for places, image_rgb in boxed_pictures(boxes, config.data.max_pixels):
+    with progress_bar(total=len(boxes), title=title, unit="crop") as bar, open_reader(config.data) as reader:
+        for places, image_rgb in boxed_pictures(boxes, reader):
             for run in runs.values():
                 run.add(image_rgb, boxes_xyxy[places])
             waiting.append(places)

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         page = render_page(options.data.resolve().name, run, score, cards, read_curves(options.weights))
         write_file(options.work / "report.html", page.encode("utf-8"))
         if options.picture:
-            write_file(options.picture, png_bytes(draw_nearest(run, N_NEAREST, config.data.max_pixels)))
+            write_file(options.picture, png_bytes(draw_nearest(run, N_NEAREST, config.data)))
 
 
 def build_charts(run: Run, score: dict | None) -> Iterator[Chart]:

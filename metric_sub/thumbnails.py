@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from shared.boxes import clip_boxes
-from shared.media import MediaError, read_frames, read_photo
+from shared.media import MediaError
+from shared.reader import Reader
 
 LARGEST_HW = (400, 320)  # px
 MOST_BYTES = 11_000  # of a picture, before base64: three pictures for each of a thousand videos are 44 MB of page
@@ -41,24 +42,24 @@ class Picture:
     fault: str = ""
 
 
-def photo_picture(caption: str, path: str, boxes: dict[str, np.ndarray], max_pixels: int) -> Picture:
+def photo_picture(caption: str, path: str, boxes: dict[str, np.ndarray], reader: Reader) -> Picture:
     """A photo with its boxes, kind -> (N, 4) in its pixels."""
     try:
-        return thumbnail(caption, read_photo(path, max_pixels), boxes)
+        return thumbnail(caption, reader.photo(path), boxes)
     except MediaError as error:
         return Picture(caption, fault=str(error))
 
 
-def frame_picture(caption: str, path: str, boxes: dict[str, np.ndarray], frame_index: int, max_pixels: int) -> Picture:
+def frame_picture(caption: str, path: str, boxes: dict[str, np.ndarray], frame_index: int, reader: Reader) -> Picture:
     """A frame with its boxes, kind -> (N, 4) in its pixels."""
     try:
-        return thumbnail(caption, read_frame(path, frame_index, max_pixels), boxes)
+        return thumbnail(caption, read_frame(path, frame_index, reader), boxes)
     except MediaError as error:
         return Picture(caption, fault=str(error))
 
 
-def read_frame(path: str, frame_index: int, max_pixels: int) -> np.ndarray:
-    for _, image_rgb in read_frames(path, [frame_index], max_pixels):
+def read_frame(path: str, frame_index: int, reader: Reader) -> np.ndarray:
+    for _, image_rgb in reader.frames(path, [frame_index]):
         return image_rgb
     raise MediaError(f"the video has no frame {frame_index}")
 

@@ -10,10 +10,11 @@ from metric_sub.embedder import load_embedders
 from metric_sub.embeddings import read_trained
 from metric_sub.histogram import DIMENSION, histograms
 from metric_sub.labelled import boxed_pictures
-from shared.config import Config
+from shared.config import Config, Data
 from shared.errors import UserError
 from shared.progress import progress_bar
 from shared.quantized import runtime_settings
+from shared.reader import open_reader
 from shared.runtime import Runtime
 from shared.tables import BOX
 from shared.work import Step, chunks, table_fingerprint
@@ -56,7 +57,7 @@ def describe_boxes(
         fresh,
     )
     if not step.done:
-        _build(step, load_models(config, weights, runtime), boxes, config.data.max_pixels)
+        _build(step, load_models(config, weights, runtime), boxes, config.data)
     vectors = {name: step.vectors(f"vectors.{name}") for name in names}
     places = step.table("read", {"place": "int64"}).place.to_numpy()
     if len(places) != step.manifest["rows"] or places.max(initial=0) >= max(len(boxes), 1):
@@ -65,16 +66,16 @@ def describe_boxes(
     return read, vectors, step.vectors("histograms")
 
 
-def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, max_pixels: int) -> None:
+def _build(step: Step, models: dict[str, CropEmbedder], boxes: pd.DataFrame, limits: Data) -> None:
     media = boxes.media_id.unique()
     parts = chunks(len(media), MEDIA_PER_PART)
     n_pictures = len(boxes.drop_duplicates(["media_id", "frame_index"]))
-    with progress_bar(total=n_pictures, title="embed", unit="picture") as bar:
+    with progress_bar(total=n_pictures, title="embed", unit="picture") as bar, open_reader(limits) as reader:
 
         def build(k: int) -> tuple[dict, list[dict]]:
             of_part = boxes[boxes.media_id.isin(media[parts[k]])]
             read, colours = [np.zeros(0, np.int64)], [np.zeros((0, DIMENSION), np.float32)]
-            for places, image_rgb in boxed_pictures(of_part, max_pixels):
+            for places, image_rgb in boxed_pictures(of_part, reader):
                 boxes_xyxy = of_part.iloc[places][BOX].to_numpy()
                 read.append(of_part.index.to_numpy()[places])
                 colours.append(histograms(image_rgb, boxes_xyxy))

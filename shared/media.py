@@ -33,6 +33,20 @@ PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000"
 
 # What FFmpeg says when it will not open something, and the system to a place before a file's beginning: the bytes are at fault.
 OF_BYTES = {None, errno.EPERM, errno.EINVAL}
+# FFmpeg can open many more. Some of them are lists of other files (HLS, concat), which it would open wherever they are and
+# for as long as a list grows: only what holds its own pictures is let in, by FFmpeg's names. docs/media.md has them in words.
+VIDEO_FORMATS = (
+    *("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "ogg", "asf", "gif", "apng", "mxf", "dv", "rm", "nut", "ivf"),
+    *("h264", "hevc", "obu", "mpegvideo", "m4v", "mjpeg", "yuv4mpegpipe"),  # streams without a container
+    "wav",  # of which is told that it has no pictures
+    *("jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "ppm_pipe", "pgm_pipe", "pbm_pipe"),
+    "image2",  # pictures that FFmpeg knows by their names
+)
+LET_IN = {
+    "format_whitelist": ",".join(VIDEO_FORMATS),
+    "protocol_whitelist": "file",
+    "pattern_type": "none",  # of image2: p%d.jpg is the picture of that name, not all of p0.jpg, p1.jpg, ...
+}
 
 
 class MediaError(Exception):
@@ -261,7 +275,13 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
 @contextlib.contextmanager
 def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The file and its first video stream, which alone is read, to be decoded by two threads."""
-    with av.open(_local(path)) as container:
+    try:
+        opened = av.open(_local(path), container_options=LET_IN)
+    except av.ArgumentError:  # FFmpeg's word for a format that is not let in
+        raise MediaError(
+            "not a readable video (a list of other files, or a format that is not let in: make it an MP4)"
+        ) from None
+    with opened as container:
         if not container.streams.video:
             raise MediaError("the file has no video stream")
         stream = container.streams.video[0]

@@ -266,17 +266,31 @@ def without_index(path: Path) -> None:
     os.truncate(path, path.stat().st_size * 6 // 10)
 
 
+def outside(path: Path) -> Path:
+    """A video that is not in the data set of `path`."""
+    return write_video(path.parents[2] / "outside.ts", frames_of())
+
+
 def playlist(path: Path) -> None:
-    """Names a video elsewhere, as a list that FFmpeg can follow."""
-    outside = small_video(path.parents[2] / "outside.mp4")
-    path.write_text(f"#EXTM3U\n#EXTINF:1,\nfile://{outside}\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    """Names videos elsewhere, as a list that FFmpeg would follow."""
+    video = outside(path)
+    names = (f"../../{video.name}", f"file://{video}", "http://127.0.0.1:9/a.ts")
+    lines = "".join(f"#EXTINF:1,\n{name}\n" for name in names)
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n{lines}#EXT-X-ENDLIST\n")
+
+
+def endless_playlist(path: Path) -> None:
+    """One that may still grow: FFmpeg would wait for more."""
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n../../{outside(path).name}\n")
 
 
 def concat_list(path: Path) -> None:
-    path.write_text(f"ffconcat version 1.0\nfile {small_video(path.parents[2] / 'outside.mp4')}\n")
+    """Names a video beside it, since FFmpeg itself refuses others."""
+    path.write_text("ffconcat version 1.0\nfile sound.mp4\n")
 
 
 NO_VIDEO = "not a readable video"
+LIST = r"not a readable video \(a list of other files, or a format that is not let in"
 VIDEOS = {
     "zero bytes": Case("v.mp4", content(b""), NO_VIDEO),
     "text": Case("v.mp4", content(b"no video at all"), NO_VIDEO),
@@ -302,8 +316,10 @@ VIDEOS = {
     ),
     "animated GIF": Case("v.gif", saved(save_all=True, append_images=[picture(k) for k in range(1, 20)], duration=40)),
     "photo named .mp4": Case("v.mp4", renamed(".jpg"), r"first wanted frame \(8\)", "detections/videos"),
-    "playlist of other files": Case("v.m3u8", playlist, NO_VIDEO),
+    "playlist of other files": Case("v.m3u8", playlist, LIST),
+    "endless playlist": Case("v.m3u8", endless_playlist, LIST),
     "playlist named .mp4": Case("v.mp4", playlist, NO_VIDEO),
-    "list of other files": Case("v.ffconcat", concat_list, NO_VIDEO),
+    "list of other files": Case("v.ffconcat", concat_list, LIST),
+    "list named .mp4": Case("v.mp4", concat_list, LIST),
     "SVG": Case("v.svg", content(b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"), NO_VIDEO),
 }

@@ -153,6 +153,17 @@ def test_openvinos_core_is_made_in_one_place():
     assert makers == ["runtime.py"]
 
 
+def test_the_stages_read_media_in_another_process():
+    """What was not read before may crash, hang or bloat the decoder: shared.reader. Training reads what was (shared.frames)."""
+    readers = {"shared.media.read_frames", "shared.media.read_photo", "shared.media.probe_video"}
+    users = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if readers & set(imported(ast.parse(path.read_text(encoding="utf-8"))).values())
+    }
+    assert {path for path in users if not path.startswith("benchmarks/")} == {"shared/decoder.py", "shared/frames.py"}
+
+
 def test_the_unpickler_of_checkpoints_finds_nothing_but_what_it_allows():
     tree = ast.parse((ROOT / "bbox_sub" / "checkpoint.py").read_text(encoding="utf-8"))
     uses = [

@@ -796,7 +796,7 @@ def read_work(folder: Path) -> None:
             faults.append(error)
     run = read_run(data, work, config.data)
     score = score_run(run, config.score)
-    maker = CardMaker(run, score, MAX_PIXELS, config.frames.start)
+    maker = CardMaker(run, score, config.frames.start)
     for video in run.data.media[run.data.media.kind == "video"].itertuples():
         maker.card(video)
         list(maker.pictures(video))

@@ -15,6 +15,7 @@ from metric_sub.confusions import (
     draw_confusions,
     worst_confusions,
 )
+from tests.limits import LIMITS
 
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 30), (20, 30, 210)
 
@@ -70,7 +71,7 @@ def test_the_widest_gap_comes_first_and_a_video_twice_at_most(boxes):
 
 def test_every_crop_shows_its_box(boxes):
     tiles, _ = confusions(boxes, 1)
-    sheet = np.array(draw_confusions("Confusions: 1 of 5", tiles, boxes, 10**6))
+    sheet = np.array(draw_confusions("Confusions: 1 of 5", tiles, boxes, LIMITS))
     middles = []
     for tile in tiles:  # its frame is the only thing of that colour and as wide as a crop
         rows, columns = np.nonzero((sheet == tile.colour).all(axis=2))
@@ -82,6 +83,6 @@ def test_every_crop_shows_its_box(boxes):
 
 def test_none_and_what_cannot_be_read(boxes):
     tiles, _ = confusions(boxes, 2)
-    empty = draw_confusions("Confusions: 0 of 0", [], boxes, 10**6)
-    blank = draw_confusions("Confusions: 2 of 5", tiles, boxes.assign(path="gone.png"), 10**6)
+    empty = draw_confusions("Confusions: 0 of 0", [], boxes, LIMITS)
+    blank = draw_confusions("Confusions: 2 of 5", tiles, boxes.assign(path="gone.png"), LIMITS)
     assert empty.height < CROP and blank.height > CROP and len(tiles) == COLUMNS

@@ -8,8 +8,10 @@ import pytest
 
 from metric_sub.find import as_json, as_table, draw_pairs, rank_nearest, refuse_other_models
 from shared.errors import UserError
+from shared.reader import open_reader
 from shared.work import Step
 from tests.drawing import numbered_frames, write_video
+from tests.limits import LIMITS
 
 
 def boxes(ids, folder):
@@ -71,7 +73,8 @@ def test_the_sheet_has_both_pictures_of_each_candidate_and_a_blank_for_what_is_g
     found = rank_nearest(query, np.float32([[1, 0]]), gallery, np.float32([[0, 1]]), 1.0)
     asked = pd.DataFrame({"media_id": ["video/v"], "path": [str(tmp_path / "v.mp4")]})
     among = pd.DataFrame({"media_id": ["image/gone"], "path": [str(tmp_path / "gone.jpg")]})
-    (frame, frame_words), (photo, photo_words) = draw_pairs(found, "videos", asked, among, 10**7)
+    with open_reader(LIMITS) as reader:
+        (frame, frame_words), (photo, photo_words) = draw_pairs(found, "videos", asked, among, reader)
     assert frame.size == photo.size == (240, 240) and frame_words == ["1.", "frame 0"]
     assert photo_words == ["gone, 1.414", "photo n0 cannot be read"] and len(photo.getcolors()) == 1 < len(
         frame.getcolors(10**5)

@@ -3,15 +3,22 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from metric_sub.labelled import boxed_pictures, labelled_boxes, match_and_score
 from shared.config import FrameList
 from shared.dataset import read_dataset
+from shared.reader import open_reader
 from tests.drawing import COLOURS, product_box
 from tests.limits import LIMITS
 
 FRAMES = FrameList(start=0, stop=16, step=16)  # of 0, 8, 16
+
+
+def pictures_of(boxes, **how):
+    with open_reader(LIMITS, **how) as reader:
+        return list(boxed_pictures(boxes, reader))
 
 
 def test_boxes_of_photos_and_of_the_frames_that_are_asked_for(tiny_data):
@@ -34,7 +41,7 @@ def test_items_without_a_kind(tiny_data):
 def test_every_picture_comes_once_with_its_boxes(tiny_data):
     boxes = labelled_boxes(read_dataset(tiny_data, LIMITS), FRAMES)
     seen = []
-    for places, image_rgb in boxed_pictures(boxes, 10**6):
+    for places, image_rgb in pictures_of(boxes):
         rows = boxes.iloc[places]
         assert len(rows[["media_id", "frame_index"]].drop_duplicates()) == 1
         for row in rows[rows.instance_id > 0].itertuples():
@@ -51,10 +58,20 @@ def test_what_cannot_be_read_is_left_out_and_named(tiny_data, caplog):
     annotation = tiny_data / "validation" / "video_annotation" / "000002.json"
     annotation.write_text(annotation.read_text().replace('"frame_index": 16', '"frame_index": 32'))
     boxes = labelled_boxes(read_dataset(tiny_data, LIMITS), FrameList(start=0, stop=32, step=16))
-    read = np.concatenate([places for places, _ in boxed_pictures(boxes, 10**6)])
+    read = np.concatenate([places for places, _ in pictures_of(boxes)])
     lost = boxes.drop(read)
     assert lost.media_id.str.contains("000000/0.jpg|000001.mp4|000002.mp4").all() and len(lost) == 4
     assert all(word in caplog.text for word in ("000000/0.jpg", "000001.mp4", "no frames [32]"))
+
+
+def test_a_video_that_the_decoder_does_not_survive_is_left_out_alone(caplog):
+    names = ["good", "crash", "also-good"]
+    boxes = pd.DataFrame([(name, "video", name, index) for name in names for index in (0, 3)])
+    boxes.columns = ["media_id", "kind", "path", "frame_index"]
+    found = pictures_of(boxes, decoder="tests.shared.bad_decoder")
+    assert [places.tolist() for places, _ in found] == [[0], [1], [2], [4], [5]]  # of `crash` the frame before
+    assert [image_rgb[0, 0, 0] for _, image_rgb in found] == [0, 3, 0, 0, 3]
+    assert "crash: left out: the decoder crashed at it (SIGSEGV)" in caplog.text
 
 
 def test_vectors_that_are_the_product_match_every_video(tiny_data, tiny_config):

@@ -70,7 +70,7 @@ def wrong_page(n, pictures):
     """The page of `wrong_run`; pictures: card number -> its three."""
     run = wrong_run(n)
     score = score_run(run, load_config(CONFIG, []).score)
-    maker = CardMaker(run, score, 1_000_000, 80)
+    maker = CardMaker(run, score, 80)
     videos = run.data.media[run.data.media.kind == "video"]
     cards = [replace(maker.card(video), pictures=pictures(k)) for k, video in enumerate(videos.itertuples())]
     return cards, render_page("size", run, score, cards, [])

@@ -15,7 +15,7 @@ import pytest
 from av.video.frame import PictureType
 from PIL import Image
 
-from shared.media import MediaError, probe_photo, probe_video, read_frames, read_photo
+from shared.media import VIDEO_FORMATS, MediaError, probe_photo, probe_video, read_frames, read_photo
 from tests.drawing import (
     HEIGHT,
     N_FRAMES,
@@ -226,6 +226,12 @@ VIDEOS = {  # file name: arguments of write_video
     "stream.ts": {},
     "fragments.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}},
     "old.avi": {"codec": "mpeg4"},
+    "old.mpg": {"codec": "mpeg2video"},
+    "old.wmv": {"codec": "wmv2"},
+    "old.flv": {"codec": "flv1"},
+    "broadcast.mxf": {"codec": "mpeg2video"},
+    "vp8.ivf": {"codec": "libvpx"},
+    "bare.h264": {},
 }
 
 
@@ -334,6 +340,42 @@ def test_what_is_no_video_is_refused(tmp_path, content, read):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(MediaError):
         read(tmp_path / "a.mp4", MANY)
+
+
+LISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile other.ts\n",
+    "list.mp4": "ffconcat version 1.0\nfile other.ts\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("read", [probe, lambda path, most: list(read_frames(path, [0], most))])
+def test_a_list_of_other_files_is_refused(tmp_path, name, read):
+    write_video(tmp_path / "other.ts", numbered_frames(3))
+    (tmp_path / name).write_text(LISTS[name])
+    with pytest.raises(MediaError, match="a list of other files"):
+        read(tmp_path / name, MANY)
+
+
+def test_a_name_with_a_placeholder_is_that_picture_alone(tmp_path):
+    for name, grey in (("p0.jpg", 0), ("p1.jpg", 50), ("p%d.jpg", 200)):
+        Image.new("L", (16, 16), grey).save(tmp_path / name)
+    [(_, image_rgb)] = read_frames(tmp_path / "p%d.jpg", [0, 1, 2], MANY)
+    assert np.abs(image_rgb.astype(int) - 200).max() <= 3
+    assert probe(tmp_path / "p%d.jpg", MANY).n_frames == 1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".avif", ".jp2", ".ppm"])
+def test_a_picture_is_a_video_of_one_frame(tmp_path, suffix):
+    Image.new("RGB", (64, 48), (200, 40, 40)).save(tmp_path / f"a{suffix}")
+    (tmp_path / "b.mp4").symlink_to(tmp_path / f"a{suffix}")  # whatever its name says
+    for name in (f"a{suffix}", "b.mp4"):
+        assert [index for index, _ in read_frames(tmp_path / name, [0, 1], MANY)] == [0]
+
+
+def test_ffmpeg_knows_the_formats_that_are_let_in():
+    assert set(VIDEO_FORMATS) <= av.formats_available
 
 
 @pytest.mark.parametrize("read", [probe, lambda path, most: list(read_frames(path, [0], most))])
