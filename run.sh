@@ -151,7 +151,6 @@ in_container() {  # in_container PACKAGE VERB ARGS...: one stage by compose.yaml
     done
     case "$package" in bbox_sub) service="$verb-detect" ;; *) service="$verb-match" ;; esac
     [[ "$(docker info 2>/dev/null)" != *Runtimes:*nvidia* ]] || service="$service-cuda"
-    mkdir -p "$root/$package/pretrained"  # compose.yaml mounts it
     local compose=(docker compose --file "$root/compose.yaml")
     export PROCESSES="${PROCESSES:-1}" VID2SHOP_DATA="$data" VID2SHOP_WORK="$work" VID2SHOP_WEIGHTS="$weights" VID2SHOP_CONFIG="$config"
     export VID2SHOP_USER="${VID2SHOP_USER:-$(id -u):$(id -g)}" VID2SHOP_COMMIT="${VID2SHOP_COMMIT:-$(commit)}"

@@ -158,6 +158,25 @@ def test_every_service_is_locked_down():
         assert (service.get("network_mode") == "none") == name.startswith("infer"), name
 
 
+def test_docker_makes_no_folder_on_the_host():
+    """It would make it as root."""
+    for name, service in services({}).items():
+        assert all(mount["bind"] == {"create_host_path": False} for mount in service["volumes"]), name
+
+
+@pytest.mark.parametrize("package", STAGES)
+def test_pretrained_is_in_every_checkout_and_its_weights_are_in_none_and_in_no_image(package):
+    mounts = mounts_of(services({})[f"train-{STAGES[package]}"])
+    assert mounts[f"/app/{package}/pretrained"] == (f"./{package}/pretrained", True)
+    assert (PROJECT / package / "pretrained" / ".gitkeep").is_file()
+    assert "**/pretrained" in (PROJECT / ".dockerignore").read_text(encoding="utf-8").split()
+    paths = [f"{package}/pretrained/{name}" for name in (".gitkeep", "weights.pth")]
+    ignored = subprocess.run(["git", "check-ignore", *paths], cwd=PROJECT, capture_output=True, text=True)
+    if ignored.returncode == 128:
+        pytest.skip("this is no git checkout")
+    assert ignored.stdout.split() == paths[1:]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_runs_its_stage_from_its_image_after_the_stage_before(name):
     made = services({})
