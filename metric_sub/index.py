@@ -101,6 +101,8 @@ def search_by(
         index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as error:
         raise UserError(f"{path}: FAISS cannot read it ({_said(error):.200}). Remove {folder} and run again.") from None
+    if index is None:  # FAISS has a word for no index at all
+        raise UserError(f"{path}: expected FAISS's index, found none in it. Remove {folder} and run again.")
     if (index.ntotal, index.d, index.is_trained) != (*gallery.shape, True):
         raise UserError(
             f"{path}: expected an index of {len(gallery)} vectors of {gallery.shape[1]} values, found one of {index.ntotal} of "

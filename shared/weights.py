@@ -1,6 +1,7 @@
 """A trained model's folder: weights.safetensors and model.json, which together rebuild it without the YAML."""
 
 import hashlib
+import io
 import logging
 import zipfile
 from collections.abc import Callable
@@ -131,7 +132,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         state = (
             load_file(path)
             if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
+            # Not the file itself where it is a bare pickle: a length in it would have so much memory taken before a byte is read.
+            else torch.load(
+                path if zipfile.is_zipfile(path) else io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
+            )
         )
     except Exception as error:  # torch.load raises many kinds; each means the file is not a plain state dict
         raise UserError(f"{path}: not a plain file of weights ({type(error).__name__}: {error}).") from None
