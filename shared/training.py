@@ -18,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from shared.config import Config, save_config
 from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
+from shared.fit import settle_problems
 from shared.runtime import cpu_has_bf16
 from shared.weights import is_whole, read_description
 from shared.work import fingerprint, held, locked, remove_leftovers, write_json, write_torch, write_whole
@@ -35,12 +36,16 @@ LIMITS = {"max_annotation_bytes", "max_coco_bytes", "on_error", "seconds_per_fil
 def training_data(options: argparse.Namespace, config: Config, parts: list[str]) -> tuple[Dataset, list[Dataset]]:
     """All that either stage trains or validates on, and of it what `parts` train on and what validates.
 
-    Keeps the config beside the weights. Raises UserError as `read_dataset` and `train_and_validation` do.
+    Keeps the config beside the weights. Raises UserError as `read_dataset` and `train_and_validation` do, and where data.on_error is
+    `refuse` and something in the folders or annotations does not fit: a model that was trained without it is not reused then.
     """
     dataset = read_dataset(options.data, config.data)
     sides = train_and_validation(dataset, parts, config.data.validation_parts, config.data.holdout)
+    used = split_parts(dataset, config.training_parts)
+    if used.problems and config.data.on_error == "refuse":
+        settle_problems(used.problems, config.data.on_error, options.work / "frames" / "left_out.json")
     save_config(options.weights, config)
-    return split_parts(dataset, config.training_parts), list(sides)
+    return used, list(sides)
 
 
 def hold_for_training(options: argparse.Namespace, into: contextlib.ExitStack) -> None:

@@ -119,3 +119,8 @@ def test_training_refuses_and_with_skip_trains_on_the_rest(tiny_data, tiny_confi
     assert sorted(Path(entry["path"]).name for entry in left_out) == ["0.jpg", "0.json", "empty"]
     assert "3 things in the data set do not fit and are left out" in caplog.text
     assert "all are in" in caplog.text
+    with pytest.raises(UserError, match="2 things in the data set do not fit"):  # the model that is there was trained without them
+        bbox_sub.train.main(arguments)
+    trained = (tmp_path / "work" / "weights" / "detector" / "model.json").stat().st_mtime_ns
+    bbox_sub.train.main([*arguments, "data.on_error=skip"])  # reuses it
+    assert (tmp_path / "work" / "weights" / "detector" / "model.json").stat().st_mtime_ns == trained

@@ -7,7 +7,7 @@ import sys
 from tests.conftest import PROJECT
 
 MARKDOWN = (PROJECT / "docs" / "robustness.md").read_text(encoding="utf-8")
-TABLES = re.findall(r"^\| input \|.*\n\|[-|]*\n((?:\|.*\n)+)", MARKDOWN, re.MULTILINE)
+TABLES = re.findall(r"^\| (?:input|what happens) \|.*\n\|[-|]*\n((?:\|.*\n)+)", MARKDOWN, re.MULTILINE)
 ROWS = [row for table in TABLES for row in table.splitlines()]
 
 
