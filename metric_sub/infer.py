@@ -24,7 +24,7 @@ from shared.catalogue import COLUMNS as MEDIA
 from shared.catalogue import tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match, save_config
-from shared.work import Step, locked, read_step
+from shared.work import Step, locked, read_step, refuse_first
 
 log = logging.getLogger("match")
 
@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     refuse_unfit_index(config, options.weights)
     with locked(options.work):
         save_config(options.work, config)
+        if options.strict:
+            for name in ("media", "detections/photos", "detections/videos"):
+                refuse_first(read_step(options.work / name).manifest["skipped"])
         media = read_step(options.work / "media").table("table", MEDIA)
         write_matches(config, options, media, embed_detections(config, options, media))
         tell_skipped(options.work)

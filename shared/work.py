@@ -184,6 +184,15 @@ def worth_another_try(skipped: list[dict]) -> list[str]:
     return [entry["media_id"] for entry in skipped if entry.get("again")]
 
 
+def refuse_first(skipped: list[dict]) -> None:
+    """Raises UserError for the first of what was skipped, if anything was."""
+    if skipped:
+        raise UserError(
+            f"{printable(skipped[0]['media_id'])}: {skipped[0]['reason']}. --strict stops here; without it such files are "
+            "left out, and listed at the end."
+        )
+
+
 class Step:
     """One folder of the work folder.
 
@@ -381,11 +390,8 @@ class Step:
 
     def refuse_skipped(self, skipped: list[dict]) -> None:
         """Raises UserError for the first of what was skipped, where the step is strict."""
-        if self._strict and skipped:
-            raise UserError(
-                f"{printable(skipped[0]['media_id'])}: {skipped[0]['reason']}. --strict stops here; without it such files are "
-                "left out, and listed at the end."
-            )
+        if self._strict:
+            refuse_first(skipped)
 
     def skipped_in_parts(self, n_parts: int) -> list[dict]:
         """What the parts, which all stand, skipped."""

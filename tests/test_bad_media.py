@@ -210,6 +210,9 @@ def test_strict_stops_at_the_first(weights, tmp_path, broken):
     infer(root, weights, tmp_path / "work")
     with pytest.raises(UserError, match=rf"^{re.escape(broken)}: .*--strict"):  # also where the steps are finished
         infer(root, weights, tmp_path / "work", "--strict")
+    options = ["--data", root, "--weights", weights, "--work", tmp_path / "work", "--strict"]
+    with pytest.raises(UserError, match=rf"^{re.escape(broken)}: .*--strict"):  # and by stage 2, of what stage 1 left out
+        metric_sub.infer.main([*map(str, options)])
 
 
 def test_strict_ends_with_exit_1_and_leaves_stdout_empty(weights, tmp_path):
