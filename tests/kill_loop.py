@@ -207,7 +207,7 @@ class Loop:
             self._fail(f"{name}: exit {code} after {sent.name}")
         lines = ["", *self._tail().splitlines()]
         traces = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
-        if any("Exception ignored" not in lines[k - 1] for k in traces):  # in a finalizer; it is raised again
+        if any("Exception ignored in: " not in lines[k - 1] for k in traces):  # in a finalizer; it is raised again
             self._fail(f"{name}: a traceback after {sent.name}")
 
     def _tail(self) -> str:

@@ -50,7 +50,9 @@ def make_environment(package: str, folder: Path) -> None:
             raise UserError(f"{sys.prefix}: expected {name} {version}, found {found.version}. Run bash run.sh setup.")
         for file in found.files:
             path = Path(found.locate_file(file))
-            if source in path.parents and ".." not in file.parts and path.is_file():  # compiled modules too: every start is faster
+            if path.suffix == ".pyc" and not path.is_file():  # a compiled module that there is saves every start its compilation
+                continue
+            if source in path.parents and ".." not in file.parts:
                 linked = target / path.relative_to(source)
                 linked.parent.mkdir(parents=True, exist_ok=True)
                 linked.unlink(missing_ok=True)  # some packages of NVIDIA's ship the same file

@@ -272,8 +272,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrai
     seconds = time.monotonic() - started
     assert undisturbed.startswith("{")
     moments = random.Random(0)
-    work = tmp_path / "killed"
-    for _ in range(2):  # many more, of train too: tests/test_crashes.py
+    for trial in range(2):  # many more, of train too: tests/test_crashes.py
+        work = tmp_path / f"killed-{trial}"
         process = subprocess.Popen(
             [*RUN, "infer", "--data", plain_data, "--weights", untrained, "--work", work],
             stdout=subprocess.DEVNULL,
@@ -283,7 +283,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrai
         time.sleep(moments.uniform(0.3, 0.95) * seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert infer(plain_data, untrained, work).stdout == undisturbed
+        assert infer(plain_data, untrained, work).stdout == undisturbed
 
 
 def test_a_work_folder_in_use_is_refused(plain_data, untrained, tmp_path):

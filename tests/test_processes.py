@@ -64,10 +64,11 @@ def test_two_processes_have_the_losses_of_one(options, tmp_path):
     bbox_sub.train.main(options("one"))
     one, two = (losses_of(tmp_path / work / "weights" / "detector") for work in ("one", "two"))
     assert len(one) == len(two) == 20 and len(one[0]) == 5
-    apart = [max(abs(a[name] - b[name]) for name in a) for a, b in zip(one, two, strict=True)]
-    assert max(apart[:10]) < 1e-3
-    # Later a proposal may cross the IoU that makes it a product, by a last bit and in a step or two; the steps after agree again.
-    assert sorted(apart)[-3] < 1e-3 and max(apart) < 0.2
+    apart = {name: [abs(a[name] - b[name]) for a, b in zip(one, two, strict=True)] for name in one[0]}
+    # Its last bits may take a proposal across the IoU that makes it a product: in a step or two of the later ones the boxes' loss is another.
+    boxes = {name: apart.pop(name) for name in ("loss", "loss_box_reg")}
+    assert max(map(max, [*apart.values(), *(steps[:10] for steps in boxes.values())])) < 1e-3
+    assert all(sorted(steps)[-3] < 1e-3 and max(steps) < 0.2 for steps in boxes.values())
     files = [
         sorted(path.name for path in (tmp_path / work / "weights" / "detector").iterdir()) for work in ("one", "two")
     ]

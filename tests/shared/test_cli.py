@@ -120,7 +120,6 @@ def test_what_goes_on_is_the_command_without_fresh(more, again, error, capsys, m
     assert f"{again} from there" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("hidden", [RuntimeError("unexpected pos 64 vs 0"), UserError("a half-written file")])
 def test_an_interrupt_that_a_library_makes_an_error_of_its_own_is_one(hidden, sent, code, capsys):
@@ -139,6 +138,7 @@ def test_an_interrupt_that_a_library_makes_an_error_of_its_own_is_one(hidden, se
     assert caught.value.code == code and "interrupted; what was finished is kept" in said and "error" not in said
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_a_finalizer_swallows_comes_again(capsys, monkeypatch):
     monkeypatch.setattr("shared.cli.AGAIN_S", 0.05)
 
