@@ -3,12 +3,17 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
-from shared.config import Config, Data, load_config
-from tests.drawing import draw_dataset
+from bbox_sub.detector import build_detector
+from metric_sub.embedder import build_embedder, save_embedder
+from shared.config import Config, Data, dump_config, load_config
+from shared.weights import save_weights
+from tests.drawing import draw_dataset, product_box, scene, write_video
 
 settings.register_profile("vid2shop", deadline=None, derandomize=True)  # a busy machine is no failure; seeds are pinned
 settings.load_profile("vid2shop")
@@ -57,6 +62,50 @@ def tiny_data(_drawn_data, tmp_path) -> Path:
 def tiny_config() -> Config:
     """configs/tiny.yaml with still smaller networks, two embedders a and b, and frames that the drawn videos have."""
     return load_config(PROJECT / "configs" / "tiny.yaml", SMALLER)
+
+
+@pytest.fixture
+def untrained(tiny_config: Config, tmp_path: Path) -> Path:
+    """A weights folder of networks with random weights, as training would leave it, and the config beside them.
+
+    Thresholds of 0 let every box through: what is tested here is the flow, not the answer.
+    """
+    config = tiny_config.model_copy(
+        update={
+            "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0}),
+            "match": tiny_config.match.model_copy(update={"max_distance": 2.0}),
+        }
+    )
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    save_weights(
+        folder / "detector",
+        build_detector(config.detector, load_pretrained=False),
+        {"kind": "detector", "architecture": config.detector.model_dump()},
+    )
+    for model in config.embedders:
+        net = build_embedder(model, config.embed, load_pretrained=False)
+        save_embedder(folder / model.name, [net], model, config.embed, {}, 0)
+    (folder / "config.yaml").write_text(dump_config(config))
+    return folder
+
+
+@pytest.fixture
+def plain_data(tmp_path: Path) -> Path:
+    """Two items and two videos with ids and formats of all sorts, without an annotation."""
+    root = tmp_path / "plain data"
+    rng = np.random.default_rng(0)
+    for item_id, name, source in (
+        ("shoe A", "side view.png", "000000"),
+        ("shoe A", "1.webp", "000000"),
+        ("käse-7", "front.PNG", "000001"),
+    ):
+        (root / "image" / item_id).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(source, (10, 8, 48, 60), rng)).save(root / "image" / item_id / name)
+    (root / "video").mkdir()
+    for name, source in (("shoe A.mov", "000000"), ("käse-7.mkv", "000001"), ("-dash.mp4", "000002")):
+        write_video(root / "video" / name, [scene(source, product_box(source, k), rng) for k in range(20)])
+    return root
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from shared.media import MediaError, read_frames, read_photo
 from shared.reader import Reader
 from shared.runtime import choose_runtime
 from shared.tables import BOX
-from tests.test_pipeline import plain_data, untrained  # noqa: F401 (fixtures)
 
 FILES = ("table.parquet", "units.parquet", "vectors.npy", "votes.parquet")
 
@@ -40,20 +39,20 @@ def fingerprints(work):
 
 
 @pytest.fixture
-def calm(plain_data, untrained, tmp_path):  # noqa: F811
+def calm(plain_data, untrained, tmp_path):
     """The work folder of an undisturbed run of both stages in one process."""
     infer.main(arguments(plain_data, untrained, tmp_path / "calm"))
     return tmp_path / "calm"
 
 
-def test_one_process_writes_what_the_two_stages_write(plain_data, untrained, tmp_path, calm):  # noqa: F811
+def test_one_process_writes_what_the_two_stages_write(plain_data, untrained, tmp_path, calm):
     for stage in (bbox_sub.infer, metric_sub.infer):
         stage.main(arguments(plain_data, untrained, tmp_path / "two"))
     assert len(contents(calm)) > 8 and contents(calm) == contents(tmp_path / "two")
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, tmp_path, engine):  # noqa: F811
+def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, tmp_path, engine):
     """With torch a unit at a time, whose pictures and crops share batches; with OpenVINO every picture by itself."""
     override = f"runtime={{engine: {engine}, precision: f32, device: cpu}}"
     work = tmp_path / "work"
@@ -95,7 +94,7 @@ def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, tmp_path, e
 
 
 @pytest.mark.parametrize("stops_at", [1, 4])
-def test_interrupted_at_any_file_it_goes_on_to_the_same_bytes(plain_data, untrained, tmp_path, calm, monkeypatch, stops_at):  # noqa: F811
+def test_interrupted_at_any_file_it_goes_on_to_the_same_bytes(plain_data, untrained, tmp_path, calm, monkeypatch, stops_at):
     read = []
     for name in ("ask_photo", "frames"):
         ask = getattr(Reader, name)
@@ -119,7 +118,7 @@ def test_interrupted_at_any_file_it_goes_on_to_the_same_bytes(plain_data, untrai
 
 
 def test_detections_that_stand_are_embedded_from_the_frames_that_have_boxes(
-    plain_data, untrained, tmp_path, calm  # noqa: F811
+    plain_data, untrained, tmp_path, calm
 ):
     work = tmp_path / "work"
     bbox_sub.infer.main(arguments(plain_data, untrained, work))
@@ -129,7 +128,7 @@ def test_detections_that_stand_are_embedded_from_the_frames_that_have_boxes(
     assert (work / "detections" / "videos" / "manifest.json").stat().st_mtime_ns == manifest
 
 
-def test_a_file_that_goes_after_stage_1_is_told(plain_data, untrained, tmp_path):  # noqa: F811
+def test_a_file_that_goes_after_stage_1_is_told(plain_data, untrained, tmp_path):
     work = tmp_path / "work"
     bbox_sub.infer.main(arguments(plain_data, untrained, work))
     (plain_data / "video" / "käse-7.mkv").unlink()
@@ -137,7 +136,7 @@ def test_a_file_that_goes_after_stage_1_is_told(plain_data, untrained, tmp_path)
         metric_sub.infer.main(arguments(plain_data, untrained, work))
 
 
-def test_a_broken_video_is_skipped_on_record_and_the_others_stay(plain_data, untrained, tmp_path, calm):  # noqa: F811
+def test_a_broken_video_is_skipped_on_record_and_the_others_stay(plain_data, untrained, tmp_path, calm):
     whole = (plain_data / "video" / "-dash.mp4").read_bytes()
     (plain_data / "video" / "a short.mp4").write_bytes(whole)
     work = tmp_path / "work"
@@ -169,7 +168,7 @@ def fail_at(monkeypatch, lost):
 
 @pytest.mark.parametrize("stages", [[infer], [bbox_sub.infer, metric_sub.infer]], ids=["at once", "by stages"])
 def test_what_was_lost_for_a_reason_that_may_pass_is_tried_again(
-    plain_data, untrained, tmp_path, calm, monkeypatch, stages  # noqa: F811
+    plain_data, untrained, tmp_path, calm, monkeypatch, stages
 ):
     work, lost = tmp_path / "work", ["käse-7.mkv", "1.webp"]
 
@@ -204,7 +203,7 @@ def test_what_was_lost_for_a_reason_that_may_pass_is_tried_again(
 
 
 def test_what_was_lost_before_an_interruption_is_tried_again_by_either_stage(
-    plain_data, untrained, tmp_path, calm, monkeypatch  # noqa: F811
+    plain_data, untrained, tmp_path, calm, monkeypatch
 ):
     """What the interrupted run embedded of a unit that it lost does not stand for what another run detects in it."""
     monkeypatch.setattr("shared.units.UNITS_PER_PART", {"photos": 1, "videos": 1})
@@ -228,7 +227,7 @@ def killed(*_):
     raise KeyboardInterrupt
 
 
-def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, tmp_path):  # noqa: F811
+def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, tmp_path):
     def boxes(name, below):
         infer.main(arguments(plain_data, untrained, tmp_path / name, f"detect.reuse_below={below}"))
         table = pd.read_parquet(tmp_path / name / "detections" / "videos" / "table.parquet")

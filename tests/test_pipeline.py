@@ -12,17 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import bbox_sub.infer
 import metric_sub.infer
-from bbox_sub.detector import build_detector
-from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.result import check_result
-from shared.config import Config, dump_config
 from shared.reader import Reader
-from shared.weights import save_weights
 from tests.conftest import PROJECT
 from tests.drawing import numbered_frames, product_box, scene, write_video
 
@@ -49,50 +44,6 @@ VERBS = [
     "kills",
     "fuzz",
 ]
-
-
-@pytest.fixture
-def untrained(tiny_config: Config, tmp_path: Path) -> Path:
-    """A weights folder of networks with random weights, as training would leave it, and the config beside them.
-
-    Thresholds of 0 let every box through: what is tested here is the flow, not the answer.
-    """
-    config = tiny_config.model_copy(
-        update={
-            "detect": tiny_config.detect.model_copy(update={"photo_score": 0.0, "video_score": 0.0}),
-            "match": tiny_config.match.model_copy(update={"max_distance": 2.0}),
-        }
-    )
-    torch.manual_seed(0)
-    folder = tmp_path / "weights"
-    save_weights(
-        folder / "detector",
-        build_detector(config.detector, load_pretrained=False),
-        {"kind": "detector", "architecture": config.detector.model_dump()},
-    )
-    for model in config.embedders:
-        net = build_embedder(model, config.embed, load_pretrained=False)
-        save_embedder(folder / model.name, [net], model, config.embed, {}, 0)
-    (folder / "config.yaml").write_text(dump_config(config))
-    return folder
-
-
-@pytest.fixture
-def plain_data(tmp_path: Path) -> Path:
-    """Two items and two videos with ids and formats of all sorts, without an annotation."""
-    root = tmp_path / "plain data"
-    rng = np.random.default_rng(0)
-    for item_id, name, source in (
-        ("shoe A", "side view.png", "000000"),
-        ("shoe A", "1.webp", "000000"),
-        ("käse-7", "front.PNG", "000001"),
-    ):
-        (root / "image" / item_id).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scene(source, (10, 8, 48, 60), rng)).save(root / "image" / item_id / name)
-    (root / "video").mkdir()
-    for name, source in (("shoe A.mov", "000000"), ("käse-7.mkv", "000001"), ("-dash.mp4", "000002")):
-        write_video(root / "video" / name, [scene(source, product_box(source, k), rng) for k in range(20)])
-    return root
 
 
 def run(*arguments: object, **options) -> subprocess.CompletedProcess:

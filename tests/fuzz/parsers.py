@@ -4,6 +4,7 @@ A reader's answer is used as the next step would use it, so that what it lets th
 """
 
 import functools
+import importlib
 import io
 import json
 import string
@@ -44,6 +45,12 @@ class Parser:
 
 def one_file(name: str, contents: st.SearchStrategy[bytes]) -> st.SearchStrategy[dict[str, bytes]]:
     return contents.map(lambda content: {name: content})
+
+
+def load(*modules: str) -> None:
+    """Imports them before the first input, which their time and memory are no part of."""
+    for module in modules:
+        importlib.import_module(module)
 
 
 def files_of(make: Callable[[Path], object]) -> dict[str, bytes]:
@@ -101,9 +108,7 @@ def use_data(folder: Path) -> None:
 
 
 def prepare_data() -> None:
-    import shared.check
-    import shared.dataset  # noqa: F401
-
+    load("shared.check", "shared.dataset")
     detector_config()
 
 
@@ -204,7 +209,7 @@ def use_config(config) -> None:
     from shared.config import Config, dump_config, load_config
 
     assert isinstance(config, Config)
-    config.frames.indices, config.embed_train.frames.indices, config.training_parts  # noqa: B018
+    assert all(isinstance(each, list) for each in (config.frames.indices, config.embed_train.frames.indices, config.training_parts))
     for model in config.embedders:
         config.train_of(model)
         if not mutate.json_bytes(model.name).isascii() or "/" in model.name or model.name.startswith("."):
@@ -516,8 +521,7 @@ def read_resume(folder: Path) -> None:
 
 
 def prepare_training() -> None:
-
-    import shared.training  # noqa: F401
+    load("shared.training")
 
 
 # ---------------------------------------------------------------- trained models
@@ -618,16 +622,12 @@ def read_embedder(folder: Path) -> None:
 
 
 def prepare_detector() -> None:
-    import bbox_sub.detector
-    import bbox_sub.import_weights  # noqa: F401
-
+    load("bbox_sub.detector", "bbox_sub.import_weights")
     detector_config(), vovnet_config()
 
 
 def prepare_embedder() -> None:
-    import metric_sub.embedder
-    import metric_sub.infer  # noqa: F401
-
+    load("metric_sub.embedder", "metric_sub.infer")
     embedder_config()
 
 
@@ -834,9 +834,7 @@ def _match(work: Path, config) -> None:
 
 
 def prepare_work() -> None:
-    import metric_sub.calibrate
-    import metric_sub.cards  # noqa: F401
-
+    load("metric_sub.calibrate", "metric_sub.cards")
     embedder_config()
     run_files()
 
@@ -966,9 +964,7 @@ def any_name(folder: Path) -> list[str]:
 
 
 def prepare_media() -> None:
-    import shared.media
-
-    shared.media.av.open  # noqa: B018
+    load("shared.media")
 
 
 # ---------------------------------------------------------------- FAISS
@@ -1009,8 +1005,7 @@ def read_index(folder: Path) -> None:
 
 
 def prepare_index() -> None:
-    import metric_sub.index  # noqa: F401
-
+    load("metric_sub.index")
     embedder_config()
     index_files()
 
