@@ -16,10 +16,10 @@ from shared.catalogue import catalogue_media, tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
 from shared.config import save_config
 from shared.flow import Flow
+from shared.lock import locked
 from shared.progress import progress_bar
 from shared.reader import open_reader
 from shared.units import Job, read_units
-from shared.work import locked
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,8 +17,10 @@ from shared.coco import CocoFile, read_coco_file
 from shared.config import load_config
 from shared.dataset import coco_files
 from shared.errors import UserError
+from shared.files import write_json
+from shared.lock import held
 from shared.tables import DETECTION_COLUMNS
-from shared.work import Step, held, read_step, write_json
+from shared.work import Step, read_step
 
 log = logging.getLogger("export-coco")
 

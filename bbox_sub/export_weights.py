@@ -8,8 +8,8 @@ from bbox_sub.detector import load_detector
 from bbox_sub.detectron2_names import VOVNETS, to_detectron2
 from shared.cli import run_entry
 from shared.errors import UserError
+from shared.files import write_torch
 from shared.runtime import PLAIN
-from shared.work import write_torch
 
 log = logging.getLogger("export")
 

@@ -17,8 +17,8 @@ from bbox_sub.detectron2_names import BODY, CLASSES, from_detectron2, is_detectr
 from shared.cli import DEFAULT_CONFIG, run_entry
 from shared.config import Config, load_config, save_config
 from shared.errors import UserError
+from shared.lock import held
 from shared.weights import file_sha256, save_weights
-from shared.work import held
 
 log = logging.getLogger("import")
 

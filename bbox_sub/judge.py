@@ -30,10 +30,11 @@ from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Data
 from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.errors import UserError
+from shared.files import write_json, write_whole
 from shared.frames import extract_labelled_frames
+from shared.lock import locked
 from shared.tables import Dataset
 from shared.weights import read_description, refuse_other_architecture
-from shared.work import locked, write_json, write_whole
 
 log = logging.getLogger("evaluate")
 

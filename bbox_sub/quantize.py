@@ -27,6 +27,7 @@ from shared.errors import UserError
 from shared.fit import settle_problems
 from shared.frames import ask_labelled, read_picture
 from shared.int8 import Source, load_nncf, quantize_within, versions
+from shared.lock import locked
 from shared.media import MediaError
 from shared.progress import progress_bar
 from shared.quantized import FOLDER, discard, save_quantized
@@ -34,7 +35,7 @@ from shared.reader import open_reader
 from shared.runtime import PLAIN, Runtime
 from shared.tables import Dataset
 from shared.weights import read_description, refuse_other_architecture
-from shared.work import Step, locked, table_fingerprint
+from shared.work import Step, table_fingerprint
 
 log = logging.getLogger("quantize")
 

@@ -20,7 +20,8 @@ from shared.cli import config_of, parse_options, run_entry
 from shared.config import Config, dump_config
 from shared.dataset import content_fingerprint, read_dataset
 from shared.errors import UserError
-from shared.work import fingerprint, write_json, write_whole
+from shared.files import write_json, write_whole
+from shared.work import fingerprint
 
 log = logging.getLogger("choices")
 

@@ -26,10 +26,12 @@ from shared.config import Match, Score
 from shared.dataset import named_parts, read_dataset
 from shared.decimals import three_decimals
 from shared.errors import UserError
+from shared.files import write_json
 from shared.fit import settle_problems
+from shared.lock import locked
 from shared.runtime import choose_runtime
 from shared.tables import Dataset
-from shared.work import locked, read_step, write_json
+from shared.work import read_step
 
 log = logging.getLogger("bench")
 

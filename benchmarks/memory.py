@@ -31,10 +31,10 @@ from bbox_sub.detector import build_detector
 from metric_sub.embedder import build_embedder, save_embedder
 from shared.config import Config, load_config, save_config
 from shared.errors import UserError
+from shared.files import write_json, write_whole
 from shared.journal import read_tail
 from shared.machine import PROJECT, made_with
 from shared.weights import save_weights
-from shared.work import write_json, write_whole
 
 N_DRAWN_PICTURES, N_DRAWN_VIDEOS, PHOTOS_PER_ITEM, FRAMES = 40, 8, 5, 100
 SIDES = (180, 640)  # px: the shortest and the longest side of what is drawn

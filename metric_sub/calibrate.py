@@ -27,8 +27,10 @@ from shared.config import Config, Match
 from shared.dataset import named_parts, read_dataset, refuse_other_media, warn_of_training
 from shared.decimals import three_decimals
 from shared.errors import UserError
+from shared.files import write_json, write_text, write_whole
+from shared.lock import locked
 from shared.tables import Dataset
-from shared.work import Step, locked, read_step, write_json, write_text, write_whole
+from shared.work import Step, read_step
 
 log = logging.getLogger("calibrate")
 

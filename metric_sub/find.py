@@ -20,11 +20,13 @@ from metric_sub.search import nearest
 from shared.catalogue import COLUMNS as MEDIA
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.errors import UserError
+from shared.files import write_whole
+from shared.lock import held, locked, refuse_links
 from shared.media import MediaError
 from shared.reader import Reader, open_reader
 from shared.sheet import PAPER_RGB, lay_out
 from shared.tables import BOX
-from shared.work import Step, held, locked, read_step, refuse_links, write_whole
+from shared.work import Step, read_step
 
 log = logging.getLogger("find")
 

@@ -24,7 +24,8 @@ from shared.catalogue import COLUMNS as MEDIA
 from shared.catalogue import tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match, save_config
-from shared.work import Step, locked, read_step, refuse_first
+from shared.lock import locked
+from shared.work import Step, read_step, refuse_first
 
 log = logging.getLogger("match")
 

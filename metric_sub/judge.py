@@ -26,10 +26,11 @@ from shared.config import Config, Data, Match, Score
 from shared.dataset import named_parts, read_dataset, warn_of_training
 from shared.decimals import three_decimals
 from shared.errors import UserError
+from shared.files import write_json, write_whole
 from shared.fit import settle_problems
+from shared.lock import locked
 from shared.runtime import choose_runtime
 from shared.tables import Dataset
-from shared.work import locked, write_json, write_whole
 
 log = logging.getLogger("evaluate")
 

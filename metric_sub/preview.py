@@ -21,10 +21,11 @@ from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder
 from shared.dataset import read_dataset, train_and_validation
 from shared.errors import UserError
+from shared.files import write_whole
 from shared.frames import extract_labelled_frames, read_picture
+from shared.lock import locked, refuse_links
 from shared.sheet import INK_RGB, PAPER_RGB, fitted, latin
 from shared.tables import BOX, Dataset
-from shared.work import locked, refuse_links, write_whole
 
 N_PRODUCTS, N_SHOWN = 24, 4  # that crops are cut of, for the batches; that have rows of their own
 WIDTH, CAPTION, GAP, LINE, FONT, TITLE = 1400, 190, 6, 17, 13, 19  # px

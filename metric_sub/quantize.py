@@ -30,12 +30,13 @@ from shared.dataset import read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.fit import settle_problems
 from shared.int8 import Source, load_nncf, quantize_within, versions
+from shared.lock import locked
 from shared.progress import progress_bar
 from shared.quantized import FOLDER, discard, save_quantized
 from shared.reader import open_reader
 from shared.runtime import PLAIN, Runtime
 from shared.tables import BOX, Dataset
-from shared.work import Step, locked, table_fingerprint
+from shared.work import Step, table_fingerprint
 
 log = logging.getLogger("quantize")
 

@@ -27,7 +27,8 @@ from metric_sub.vote import match_items
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Calibration, Match
 from shared.errors import UserError
-from shared.work import held, write_whole
+from shared.files import write_whole
+from shared.lock import held
 
 log = logging.getLogger("report")
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from metric_sub.vote import FRAME_BOX, ITEM_BOX
 from shared.errors import UserError
+from shared.files import write_json
 from shared.parse import parse_json
-from shared.work import write_json
 
 DECIMALS = 2  # of a pixel
 EXPECTED = "Expected one object, video_id -> entry (docs/matching.md)."

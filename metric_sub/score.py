@@ -19,8 +19,8 @@ from shared.config import Data
 from shared.dataset import read_dataset
 from shared.decimals import three_decimals
 from shared.errors import UserError
+from shared.files import write_text
 from shared.tables import BOX, Dataset
-from shared.work import write_text
 
 log = logging.getLogger("score")
 

@@ -21,8 +21,8 @@ from sample.products import BACK, FRONT, draw_product
 from sample.scene import Scene, annotations, render
 from sample.videos import FPS, LABELLED_EVERY, video_scene
 from shared.errors import UserError
+from shared.files import write_text, write_whole
 from shared.progress import progress_bar
-from shared.work import write_text, write_whole
 
 MANIFEST = "sample.json"
 FEWEST_ITEMS = 10

@@ -9,10 +9,11 @@ import pandas as pd
 from shared.config import Data
 from shared.dataset import read_media
 from shared.errors import printable
+from shared.files import write_json
 from shared.media import MediaError
 from shared.progress import progress_bar
 from shared.reader import Reader, open_reader
-from shared.work import Step, chunks, table_fingerprint, worth_another_try, write_json
+from shared.work import Step, chunks, table_fingerprint, worth_another_try
 
 log = logging.getLogger("media")
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shared.config_words import in_words
 from shared.errors import UserError
+from shared.files import write_text
 from shared.overrides import apply_override, changed
 from shared.parse import parse_yaml
-from shared.work import write_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

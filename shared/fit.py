@@ -8,8 +8,8 @@ import pandas as pd
 
 from shared.boxes import clip_boxes
 from shared.errors import UserError, printable
+from shared.files import write_json
 from shared.tables import BOX, Dataset, Problem
-from shared.work import write_json
 
 log = logging.getLogger("data")
 
@@ -42,12 +42,8 @@ def problems_of_media(dataset: Dataset, faults: list[tuple[str, str]]) -> list[P
     ]
 
 
-def settle_problems(problems: list[Problem], on_error: str, record: Path) -> None:
-    """Refuses a data set with problems, or, where on_error (data.on_error) is `skip`, logs how many things are left out and
-    writes all of them to `record`, as a list of {path, fault}. Without problems there is no such file.
-
-    Raises UserError that lists the first N_LISTED.
-    """
+def refuse_problems(problems: list[Problem], on_error: str) -> None:
+    """Raises UserError that lists the first N_LISTED problems, where there are any and on_error (data.on_error) is `refuse`."""
     if problems and on_error == "refuse":
         lines = [f"  {problem.path}: {problem.fault}" for problem in problems[:N_LISTED]]
         more = f"\n  and {len(problems) - N_LISTED} more" if len(problems) > N_LISTED else ""
@@ -55,6 +51,12 @@ def settle_problems(problems: list[Problem], on_error: str, record: Path) -> Non
             f"{len(problems)} things in the data set do not fit. Mend or remove them (`bash run.sh check` lists all), or leave "
             "them out by data.on_error=skip:\n" + "\n".join(lines) + more
         )
+
+
+def settle_problems(problems: list[Problem], on_error: str, record: Path) -> None:
+    """Refuses a data set with problems, as `refuse_problems` does, or, where on_error (data.on_error) is `skip`, logs how many
+    things are left out and writes all of them to `record`, as a list of {path, fault}. Without problems there is no such file."""
+    refuse_problems(problems, on_error)
     if not problems:
         record.unlink(missing_ok=True)
         return

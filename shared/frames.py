@@ -12,12 +12,13 @@ from shared.columns import check_places
 from shared.config import Data
 from shared.dataset import media_fingerprint
 from shared.errors import UserError
-from shared.fit import misplaced_labels, problems_of_media, settle_problems
+from shared.files import write_whole
+from shared.fit import misplaced_labels, problems_of_media, refuse_problems, settle_problems
 from shared.media import MediaError, probe_photo, read_photo
 from shared.progress import progress_bar
 from shared.reader import Reader, open_reader
 from shared.tables import Dataset
-from shared.work import Step, chunks, table_fingerprint, worth_another_try, write_whole
+from shared.work import Step, chunks, table_fingerprint, worth_another_try
 
 PHOTOS_PER_PART, VIDEOS_PER_PART = 500, 8
 COLUMNS = {"media_id": "str", "frame_index": "int64", "picture": "str", "width": "int64", "height": "int64"}
@@ -33,8 +34,7 @@ def extract_labelled_frames(dataset: Dataset, work: Path, limits: Data, fresh: b
     pass is tried again.
     """
     record = work / "frames" / "left_out.json"
-    if dataset.problems and limits.on_error == "refuse":  # before any picture is decoded
-        settle_problems(dataset.problems, limits.on_error, record)
+    refuse_problems(dataset.problems, limits.on_error)  # before any picture is decoded
     media = dataset.media[dataset.media.media_id.isin(dataset.labelled.media_id)].reset_index(drop=True)
     labelled = dataset.labelled[dataset.labelled.media_id.isin(media.media_id)]
     step = Step(

@@ -6,14 +6,13 @@ appended by single writes, so that several processes may write to one file, and 
 
 import contextlib
 import datetime
-import errno
 import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.errors import UserError
+from shared.files import open_own
 from shared.parse import parse_json
 
 LOG, OLDER = "log.jsonl", "log.1.jsonl"
@@ -28,17 +27,6 @@ _events.setLevel(logging.INFO)
 def note(event: str, message: str, **fields: object) -> None:
     """Adds a line to the log of the work folder that this process holds; where it holds none, to nothing."""
     _events.info("%s", message, extra={"fields": {"event": event, **fields}})
-
-
-def open_own(path: Path, flags: int) -> int:
-    """os.open for a file that belongs into its folder. Raises UserError where it is a symbolic link: a work folder of others must
-    not lead to a file outside of it, which would be written."""
-    try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UserError(f"{path}: expected a file, found a symbolic link, which is not followed. Remove it and run again.") from None
-        raise
 
 
 class JsonLines(logging.Handler):

@@ -19,8 +19,9 @@ import torch
 
 from shared.config import RuntimeChoice
 from shared.errors import UserError
+from shared.files import write_whole
 from shared.weights import file_sha256, read_description
-from shared.work import fingerprint, write_whole
+from shared.work import fingerprint
 
 log = logging.getLogger("runtime")
 

@@ -16,8 +16,9 @@ from pydantic import AwareDatetime, BaseModel, Field, StrictInt, StrictStr, Vali
 from shared.cli import run_entry
 from shared.errors import UserError, first_fault
 from shared.journal import LOG, read_tail
+from shared.lock import holder, is_held
 from shared.parse import parse_json, parse_yaml
-from shared.work import Step, holder, is_held
+from shared.work import Step
 
 log = logging.getLogger("status")
 

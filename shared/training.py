@@ -18,10 +18,12 @@ from torch.utils.data import Dataset as TorchDataset
 from shared.config import Config, save_config
 from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
-from shared.fit import settle_problems
+from shared.files import remove_leftovers, write_json, write_torch, write_whole
+from shared.fit import refuse_problems
+from shared.lock import held, locked
 from shared.runtime import cpu_has_bf16
 from shared.weights import is_whole, read_description
-from shared.work import fingerprint, held, locked, remove_leftovers, write_json, write_torch, write_whole
+from shared.work import fingerprint
 
 log = logging.getLogger("train")
 
@@ -42,8 +44,7 @@ def training_data(options: argparse.Namespace, config: Config, parts: list[str])
     dataset = read_dataset(options.data, config.data)
     sides = train_and_validation(dataset, parts, config.data.validation_parts, config.data.holdout)
     used = split_parts(dataset, config.training_parts)
-    if used.problems and config.data.on_error == "refuse":
-        settle_problems(used.problems, config.data.on_error, options.work / "frames" / "left_out.json")
+    refuse_problems(used.problems, config.data.on_error)
     save_config(options.weights, config)
     return used, list(sides)
 

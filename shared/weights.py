@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from shared.errors import UserError
+from shared.files import write_json, write_whole
 from shared.machine import PROJECT, made_with
 from shared.parse import parse_json
-from shared.work import write_json, write_whole
 
 log = logging.getLogger("weights")
 

@@ -1,23 +1,17 @@
 """Work folders: one folder per step, built part by part, finished by a manifest that is written last.
 
 A step's fingerprint is a hash of all that it depends on. Equal fingerprint and a manifest: the step is reused. Equal
-fingerprint and no manifest: it goes on at the first missing part. Another fingerprint: it is rebuilt. Every file is
-written beside its place, flushed, and renamed, and the folder's entry is flushed too, so that a file with its final name is
-whole, and what was written after it is not there without it, even where the power fails.
+fingerprint and no manifest: it goes on at the first missing part. Another fingerprint: it is rebuilt. Every file is whole
+(shared/files.py), and one run at a time changes a work folder (shared/lock.py).
 """
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import socket
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -28,20 +22,14 @@ from pydantic import BaseModel, Field, StrictBool, StrictStr, ValidationError
 
 from shared.columns import check_columns
 from shared.errors import UserError, first_fault, printable
-from shared.journal import logged_to, note, open_own
+from shared.files import flush_folder, remove_leftovers, write_json, write_whole
+from shared.journal import note
 from shared.machine import made_with
 from shared.parse import parse_json
 
 log = logging.getLogger("work")
 
 SCHEMA_VERSION = 1
-# What a run makes folders of in a work folder, beside weights, which may be a link, as its models may.
-FOLDERS = (
-    *("media", "detections", "embeddings", "index", "matches", "frames", "crops"),
-    *("evaluation", "calibration", "find", "preview"),
-)
-LOCK = ".lock"
-LOCK_TRIES, LOCK_PAUSE_S = 6, 0.1  # `status` looks at a lock by holding it for a moment
 
 
 def fingerprint(depends: object) -> str:
@@ -54,115 +42,6 @@ def table_fingerprint(table: pd.DataFrame) -> str:
     return hashlib.sha256(
         table.to_json(orient="split", index=False, double_precision=15, force_ascii=False).encode()
     ).hexdigest()
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a name beside `path`, flushes that file to the disk, renames it to `path`, and flushes the folder.
-
-    A pipe or a device, such as /dev/stdout, is written as it is. Raises OSError that names `path` where the disk is full or
-    refuses, whatever error the library that writes makes of that.
-    """
-    if _is_stream(path):
-        write(path)
-        return
-    # the name in front is cut: with what is added to it, it could be longer than a file system allows
-    beside = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:180])}.{os.getpid()}.tmp")
-    try:
-        try:
-            write(beside)
-        except OSError:
-            raise
-        except Exception as error:  # libraries tell of a full disk by errors of their own
-            _raise_what_the_disk_said(error)
-            _write_probe(beside)
-            raise
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-def _is_stream(path: Path) -> bool:
-    """Whether the path is a pipe, a device or an open file of this process, which has no place beside it."""
-    if path.parent in (Path("/dev"), Path("/dev/fd")):  # not /dev/shm/..., which is a disk
-        return path.exists()
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _raise_what_the_disk_said(error: BaseException | None) -> None:
-    """Raises the OSError that an error of a library was made of, if it tells."""
-    while error is not None:
-        if isinstance(error, OSError):
-            raise error
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        error = error.__cause__ or error.__context__
-
-
-def _write_probe(path: Path) -> None:
-    """Raises the OSError that writing to `path` gives now, if any."""
-    with open(path, "ab") as file:
-        file.write(bytes(1 << 16))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes the folder's entries last. Some file systems cannot, and need not."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS):
-            raise
-    finally:
-        os.close(file)
-
-
-def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Removes what `write_whole` was writing in `folder` when its process was killed. `pattern`: where to look.
-
-    What a living process writes, one that needs no lock for it, stays; this process writes nothing yet.
-    """
-    for path in list(folder.glob(pattern)):
-        process = path.name.split(".")[-2]
-        if process.isdecimal() and (int(process) == os.getpid() or not _alive(int(process))):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    """Whether a process of that id runs on this machine (or in this container)."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def write_torch(path: Path, state: dict) -> None:
-    """A whole file of torch.save's. torch writes through a file of Python's: its own would not tell that the disk is full."""
-    import torch  # here, since most of what imports this module needs no torch
-
-    def write(beside: Path) -> None:
-        with open(beside, "wb") as file:
-            torch.save(state, file)
-
-    write_whole(path, write)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
-
-
-def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 class _Skipped(BaseModel):
@@ -445,149 +324,6 @@ def read_step(folder: Path) -> Step:
     return Step.finished(folder, depends)
 
 
-@contextlib.contextmanager
-def locked(work: Path) -> Iterator[None]:
-    """Holds the work folder for this process alone, and logs to <work>/log.jsonl meanwhile.
-
-    Raises UserError as `held` and `refuse_links` do, and where the folder cannot be written.
-    """
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(work, error) from None
-    with held(work):
-        refuse_links(work)
-        try:
-            # deeper ones are of steps, which look for themselves
-            remove_leftovers(work)
-            for folder in (*FOLDERS, "weights"):
-                for pattern in (".*.tmp", "*/.*.tmp"):
-                    remove_leftovers(work / folder, pattern)
-            remove_leftovers(work / "weights", "*/*/.*.tmp")
-            journal = contextlib.ExitStack()
-            journal.enter_context(logged_to(work))
-        except OSError as error:
-            raise _unwritable(work, error) from None
-        with journal:
-            command = sys.orig_argv[1:]
-            note("run", f"begins: {' '.join(command)}", state="begun", command=command, made_with=made_with())
-            try:
-                yield
-            except BaseException as error:
-                said = str(error) or type(error).__name__
-                note("run", f"ends early: {said}", state="failed", error=type(error).__name__, reason=said)
-                raise
-            note("run", "ends well", state="finished")
-
-
-def refuse_links(work: Path) -> None:
-    """Raises UserError where a folder that runs write into is a symbolic link: what is outside of the work folder would be
-    overwritten and removed. The work folder itself may be one."""
-    for name in FOLDERS:
-        linked = [work / name] if (work / name).is_symlink() else []
-        for folder, below, _ in os.walk(work / name):
-            linked += [path for path in (Path(folder, each) for each in below) if path.is_symlink()]
-        if linked:
-            raise UserError(
-                f"{linked[0]}: expected a folder, found a symbolic link, which is not followed out of a work folder. Remove the link and run "
-                "again, or name another folder with --work, which may be a link itself."
-            )
-
-
-@contextlib.contextmanager
-def held(folder: Path, shared: bool = False, what: str = "work folder", option: str = "--work") -> Iterator[None]:
-    """Holds a folder's lock: alone, to write, or `shared` with others that hold it so, to read what no one changes meanwhile.
-
-    The system frees the lock when the process ends, however it ends: its forks do not keep it. Raises UserError where another
-    process holds it, where its lock is a symbolic link and, not shared, where the folder cannot be written; the message calls it
-    `what`, named by `option`. On a file system without locks it warns and goes on.
-    """
-    path = folder / LOCK
-    try:
-        file = open_own(path, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        if not shared:
-            raise _unwritable(folder, error, what, option) from None
-        try:
-            file = open_own(path, os.O_RDONLY)
-        except OSError:  # a folder that has no lock and takes none is written by no one
-            yield
-            return
-    lock = os.fdopen(file, "rb" if shared else "r+b", buffering=0)
-    # A data worker or another fork would hold the lock for as long as it outlives a killed parent.
-    os.register_at_fork(after_in_child=lock.close)
-    with lock:
-        if not _lock(lock, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-            raise UserError(
-                f"{folder}: another run is using this {what}{_holder_in_words(folder)}. Wait for it, or name another with {option}."
-            )
-        if not shared:
-            about = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.orig_argv[1:], "since": time.time()}
-            lock.truncate(0)
-            lock.write(json.dumps(about).encode())
-        yield
-
-
-def _unwritable(folder: Path, error: OSError, what: str = "work folder", option: str = "--work") -> UserError:
-    return UserError(
-        f"{folder}: the {what} cannot be written ({error.strerror}). Name another with {option}, or make this one writable."
-    )
-
-
-def _lock(file, folder: Path, how: int) -> bool:
-    """Whether the lock was free; on a file system without locks nothing else can be said."""
-    for _ in range(LOCK_TRIES):
-        try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
-            return True
-        except (BlockingIOError, PermissionError):
-            time.sleep(LOCK_PAUSE_S)
-        except OSError as error:
-            log.warning(
-                "%s: its file system knows no locks (%s): see for yourself that no other run uses it", folder, error.strerror
-            )
-            return True
-    return False
-
-
-class _Holder(BaseModel):
-    pid: Annotated[int, Field(strict=True, ge=1)]
-    host: StrictStr
-    command: list[StrictStr]
-    since: Annotated[float, Field(strict=True, ge=0, le=1e11)]  # seconds; what lies beyond is no date
-
-
-def holder(folder: Path) -> dict | None:
-    """{pid, host, command, since} of the process that last held the folder alone, whether or not it does now; None where the lock
-    does not tell, or is damaged."""
-    try:
-        return _Holder.model_validate(parse_json((folder / LOCK).read_bytes())).model_dump()
-    except (OSError, ValueError):
-        return None
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process holds the folder alone now. Writes nothing; the folder may be read-only."""
-    try:
-        with open(folder / LOCK, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock there, or a file system without any: as far as one can see, no
-        return False
-    return False
-
-
-def _holder_in_words(folder: Path) -> str:
-    if not is_held(folder):  # those who share it write nothing into the lock: it tells of a run that has ended
-        return " (a report, find or export-coco reads it)"
-    about = holder(folder)
-    if about is None:
-        return ""
-    since = time.strftime("%H:%M:%S", time.localtime(about["since"]))
-    return f" (process {about['pid']} on {about['host']}, since {since})"
-
-
 def _remove_what_a_kill_left(folder: Path, done: bool) -> None:
     if done:  # killed after its manifest was written
         shutil.rmtree(folder / "parts", ignore_errors=True)
@@ -600,7 +336,7 @@ def _remove(folder: Path) -> None:
     if folder.exists():
         for name in ("manifest.json", "begun.json"):
             (folder / name).unlink(missing_ok=True)
-        _flush_folder(folder)
+        flush_folder(folder)
         shutil.rmtree(folder)
 
 

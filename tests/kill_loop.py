@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.config import dump_config, load_config
-from shared.work import write_json
+from shared.files import write_json
 from tests.conftest import PROJECT, SMALLER
 from tests.drawing import draw_dataset
 from tests.forks import AT_ONCE, BY_STAGES, start_stage

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.journal import read_tail
-from shared.work import holder, is_held
+from shared.lock import holder, is_held
 from tests.conftest import PROJECT
 from tests.forks import AT_ONCE, BY_STAGES, TRAIN, run_stages, start_stage
 from tests.kill_loop import arguments, contents, draw, processes_of, run_loop

@@ -244,7 +244,7 @@ def test_a_work_folder_in_use_is_refused(plain_data, untrained, tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from shared.work import locked\n"
+            "import sys, time; from pathlib import Path; from shared.lock import locked\n"
             "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)",
             work,
         ],

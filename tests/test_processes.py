@@ -12,8 +12,8 @@ import bbox_sub.train
 from metric_sub.embedder import load_embedders
 from shared.config import Config, dump_config
 from shared.errors import UserError
+from shared.lock import locked
 from shared.runtime import PLAIN
-from shared.work import locked
 from tests.conftest import PROJECT
 
 

@@ -45,13 +45,15 @@ from shared.columns import check_columns, check_places
 from shared.config import dump_config, load_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
+from shared.files import write_json
 from shared.frames import extract_labelled_frames
+from shared.lock import FOLDERS, held, locked
 from shared.parse import parse_json, parse_yaml
 from shared.runtime import PLAIN
 from shared.tables import DETECTION_COLUMNS
 from shared.training import Checkpoint, Record
 from shared.weights import read_description, read_state, save_weights
-from shared.work import FOLDERS, Step, held, locked, read_step, write_json
+from shared.work import Step, read_step
 from tests.fuzz.parsers import files_of, run_files
 from tests.metric_sub.test_report import report as write_report
 from tests.metric_sub.test_report import write_photo, write_run, write_video

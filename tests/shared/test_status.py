@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from shared.errors import UserError
+from shared.files import write_json
 from shared.status import TITLES, as_table, main, read_status
-from shared.work import Step, write_json
+from shared.work import Step
 from tests.conftest import PROJECT
 
 RUN = """
@@ -20,7 +21,8 @@ import os, sys, time
 import pandas as pd
 from pathlib import Path
 from shared.progress import progress_bar
-from shared.work import Step, locked
+from shared.lock import locked
+from shared.work import Step
 work = Path(sys.argv[1])
 with locked(work):
     Step(work / "media", {}).write({"table": pd.DataFrame({"a": [1, 2]})}, [{"media_id": "x", "reason": "broken"}])

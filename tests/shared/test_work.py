@@ -1,42 +1,19 @@
-"""Steps of the work folder: killed and gone on, reused, rebuilt; files whole or not there; one run at a time."""
+"""Steps of the work folder: killed and gone on, reused, rebuilt."""
 
-import errno
-import fcntl
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import threading
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from shared.errors import UserError
-from shared.journal import read_tail
+from shared.lock import locked
 from shared.units import UnitStep
-from shared.work import (
-    Step,
-    chunks,
-    fingerprint,
-    held,
-    holder,
-    is_held,
-    locked,
-    read_step,
-    table_fingerprint,
-    write_json,
-    write_text,
-    write_torch,
-    write_whole,
-)
-from tests.conftest import PROJECT
+from shared.work import Step, chunks, fingerprint, read_step, table_fingerprint
 
 EMPTY = {
     "table": pd.DataFrame({"part": pd.Series(dtype="int64"), "name": pd.Series(dtype="str")}),
@@ -210,155 +187,6 @@ def test_read_step_refuses_what_is_not_finished(tmp_path):
             read_step(tmp_path / "step")
 
 
-def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"old": "ä"})
-
-    def fail(beside):
-        beside.write_text("half")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_whole(path, fail)
-    assert json.loads(path.read_text(encoding="utf-8")) == {"old": "ä"}
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_while_a_file_is_written_its_name_is_not_taken(tmp_path):
-    seen = []
-    write_whole(tmp_path / "a", lambda beside: (beside.write_text("x"), seen.append((tmp_path / "a").exists())))
-    assert seen == [False] and (tmp_path / "a").read_text() == "x"
-
-
-HOLD = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
-
-
-def test_a_lock_held_by_another_process_is_respected_until_it_ends(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        try:
-            assert other.stdout.readline() == b"held\n"
-            with pytest.raises(UserError, match="another run is using"), locked(tmp_path):
-                pass
-        finally:
-            other.kill()
-    with locked(tmp_path):
-        pass
-
-
-def test_a_lock_keeps_others_out_and_is_freed_after_an_error(tmp_path):
-    with pytest.raises(RuntimeError), locked(tmp_path / "deep" / "work"):
-        with pytest.raises(UserError, match="another run is using"), locked(tmp_path / "deep" / "work"):
-            pass
-        raise RuntimeError
-    with locked(tmp_path / "deep" / "work"):
-        pass
-
-
-def test_a_work_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").touch()
-    for work in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot be written"), locked(work):
-            pass
-
-
-FORKS = """
-import os, sys, time
-from pathlib import Path
-from shared.work import locked
-with locked(Path(sys.argv[1])):
-    if not os.fork():
-        print(os.getpid(), flush=True)
-        time.sleep(60)
-    time.sleep(60)
-"""
-
-
-def test_a_fork_that_outlives_its_killed_parent_does_not_keep_the_lock(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", FORKS, tmp_path], cwd=PROJECT, stdout=subprocess.PIPE) as parent:
-        child = int(parent.stdout.readline())
-        assert is_held(tmp_path) and holder(tmp_path)["pid"] == parent.pid
-        with pytest.raises(UserError, match=rf"another run is using this work folder \(process {parent.pid} on "), locked(tmp_path):
-            pass
-        parent.kill()
-        parent.wait()
-        try:
-            os.kill(child, 0)  # it is there still
-            assert not is_held(tmp_path)
-            with locked(tmp_path):
-                assert holder(tmp_path)["pid"] == os.getpid()
-        finally:
-            os.kill(child, signal.SIGKILL)
-
-
-def test_readers_share_a_folder_and_writers_do_not(tmp_path):
-    with held(tmp_path, shared=True), held(tmp_path, shared=True):
-        with pytest.raises(UserError, match="another run is using this weights folder.*another with --weights"):
-            with held(tmp_path, what="weights folder", option="--weights"):
-                pass
-    with held(tmp_path), pytest.raises(UserError, match="another run"), held(tmp_path, shared=True):
-        pass
-    with held(tmp_path / "nowhere", shared=True):  # what is missing there, its reader tells
-        assert not (tmp_path / "nowhere").exists()
-
-
-def test_where_readers_hold_a_folder_no_run_that_has_ended_is_named(tmp_path):
-    with locked(tmp_path):
-        pass
-    assert holder(tmp_path)["pid"] == os.getpid()
-    with held(tmp_path, shared=True), pytest.raises(UserError) as caught, locked(tmp_path):
-        pass
-    assert "another run is using this work folder (a report, find or export-coco reads it). Wait" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [{"since": "x"}, {"since": 1e300}, {"since": None}, {"pid": "1"}, {"host": 3}, {"command": "infer"}, {"command": [3]}, "{", "[" * 100_000],
-    ids=lambda damage: str(damage)[:20],
-)
-def test_a_damaged_lock_names_no_one(damage, tmp_path):
-    whole = {"pid": 1, "host": "a", "command": [], "since": 1.5}
-    lock = tmp_path / ".lock"
-    lock.write_text(json.dumps(whole))
-    assert holder(tmp_path) == whole
-    lock.write_text(damage if isinstance(damage, str) else json.dumps(whole | damage))
-    assert holder(tmp_path) is None
-    with open(lock, "rb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is using this work folder. Wait for it"), locked(tmp_path):
-            pass
-
-
-def test_to_look_whether_a_folder_is_held_keeps_no_one_out(tmp_path):
-    with open(tmp_path / ".lock", "w") as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)  # as is_held does, for a moment
-        threading.Timer(0.15, looking.close).start()
-        with locked(tmp_path):
-            assert is_held(tmp_path)
-    assert not is_held(tmp_path)
-
-
-def test_a_file_system_without_locks_is_told_and_worked_on(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with locked(tmp_path):
-        pass
-    assert "its file system knows no locks (No locks available)" in caplog.text
-
-
-def test_a_run_logs_its_begin_and_its_end(tmp_path):
-    with locked(tmp_path):
-        pass
-    with pytest.raises(UserError), locked(tmp_path):
-        raise UserError("no such thing")
-    runs = [line for line in read_tail(tmp_path) if line["event"] == "run"]
-    assert [line["state"] for line in runs] == ["begun", "finished", "begun", "failed"]
-    assert runs[3]["reason"] == "no such thing" and runs[0]["made_with"]["python"]
-
-
 def test_what_killed_processes_were_writing_is_removed_and_what_living_ones_write_stays(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -387,75 +215,6 @@ def test_a_step_killed_after_its_manifest_leaves_no_parts(tmp_path, monkeypatch)
     read_step(tmp_path / "step")
     assert (tmp_path / "step" / "parts").exists(), "reading changes nothing"
     assert run(tmp_path / "step", Builder()).done and not (tmp_path / "step" / "parts").exists()
-
-
-def test_a_library_that_hides_the_full_disk_is_seen_through(tmp_path, monkeypatch):
-    def write(beside):
-        beside.write_text("half")
-        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
-
-    def write_more(beside):
-        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a'}'")):
-        write_whole(tmp_path / "a", write_more)
-    with pytest.raises(RuntimeError, match="Pytorch"):  # the disk is well: the error is what it says
-        write_whole(tmp_path / "a", write)
-
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("shared.work._write_probe", full)
-    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a'}'")):
-        write_whole(tmp_path / "a", write)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_torch_on_a_full_disk_tells_so(tmp_path):
-    state = {"weights": torch.zeros(1000)}
-    write_torch(tmp_path / "a.pt", state)
-    assert torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["weights"], state["weights"])
-
-    def write(beside):
-        try:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of the file, which torch writes on through
-        except OSError:
-            raise RuntimeError("unexpected pos 64 vs 0") from None
-
-    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'b.pt'}'")):
-        write_whole(tmp_path / "b.pt", write)
-
-
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm here")
-def test_a_disk_in_memory_is_a_disk(tmp_path):
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        path = Path(folder) / "a"
-        path.write_text("old")
-        write_whole(path, lambda beside: (beside.write_text("x"), path.read_text() == "old" or pytest.fail("not beside")))
-        assert path.read_text() == "x"
-
-
-def test_a_device_is_written_as_it_is_and_a_long_name_fits(tmp_path, capfd):
-    write_text(Path("/dev/stdout"), "to the terminal")
-    assert capfd.readouterr().out == "to the terminal" and Path("/dev/stdout").is_symlink()
-    os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    write_text(tmp_path / "pipe", "to the pipe")
-    assert os.read(reader, 100) == b"to the pipe" and (tmp_path / "pipe").is_fifo()
-    os.close(reader)
-    for name in ("a" * 255, "ä" * 127):
-        write_text(tmp_path / name, "x")
-        assert (tmp_path / name).read_text() == "x"
-
-
-def test_every_file_and_every_entry_is_flushed_before_the_next_is_written(tmp_path, monkeypatch):
-    """What the kernel is asked for, in order: the file, its new name, then the folder."""
-    asked = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda file: (asked.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (asked.append("rename"), replace(a, b)))
-    write_text(tmp_path / "a", "x")
-    assert asked == [str(tmp_path / f".a.{os.getpid()}.tmp"), "rename", str(tmp_path)]
 
 
 @pytest.mark.parametrize(("n_rows", "size", "lengths"), [(0, 3, []), (1, 3, [1]), (3, 3, [3]), (7, 3, [3, 3, 1])])
