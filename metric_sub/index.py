@@ -96,7 +96,9 @@ def search_by(
         index = _fill(empty_index(settings, gallery.shape[1]), settings, gallery, seed)
         step.write_file(FILE, lambda beside: faiss.write_index(index, str(beside)), rows=index.ntotal)
         log.info("%s: %s over %d vectors, %.1f MB", folder, settings.index, index.ntotal, path.stat().st_size / 1e6)
-    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)  # a damaged file may claim to hold any number
+    n_bytes = path.stat().st_size  # a damaged file may claim to hold any number of values, or of lists of them
+    faiss.set_deserialization_vector_byte_limit(n_bytes)
+    faiss.set_deserialization_loop_limit(n_bytes)
     try:
         index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as error:
