@@ -106,16 +106,20 @@ option() {  # option NAME DEFAULT ARGS...: the value of --NAME in ARGS, else DEF
     printf '%s' "$value"
 }
 
+run() {  # run MODULE ARGS...: an entry
+    "$python" -m shared.start "$@"
+}
+
 stage() {  # stage PACKAGE VERB ARGS...: one stage of train or infer, here or in its container; nothing on stdout
     local package="$1" verb="$2" module
     shift 2
-    module=(-m "$package.$verb")
+    module=("$package.$verb")
     if [ "$verb" = train ] && [ "${PROCESSES:-1}" != 1 ]; then
         [[ "$PROCESSES" =~ ^[1-9][0-9]*$ ]] || { echo "error: PROCESSES: expected a number from 1, found '$PROCESSES'" >&2; exit 2; }
-        module=(-m shared.processes "$PROCESSES" "$package.$verb")
+        module=(shared.processes "$PROCESSES" "$package.$verb")
     fi
     case "${RUNNER:-local}" in
-        local) "$python" "${module[@]}" "$@" >&2 || ended_by "$?" "$@" ;;
+        local) run "${module[@]}" "$@" >&2 || ended_by "$?" "$@" ;;
         docker) in_container "$package" "$verb" "$@" >&2 ;;
         *) echo "error: RUNNER: expected local or docker, found '$RUNNER'" >&2; exit 2 ;;
     esac
@@ -195,7 +199,7 @@ infer() {
     local kept
     if [ "${RUNNER:-local}" = local ] && [ "$(option stage both "$@")" = both ]; then  # each file is read once for both
         without stage "$@"
-        "$python" -m infer ${kept[@]+"${kept[@]}"} >&2 || ended_by "$?" "$@"
+        run infer ${kept[@]+"${kept[@]}"} >&2 || ended_by "$?" "$@"
     else
         stages infer "$@"
     fi
@@ -232,7 +236,7 @@ find_in_run() {  # find_in_run ARGS...: both stages on a folder of one video or 
     for name in ${kept[@]+"${kept[@]}"}; do [ "$name" = --json ] || detect+=("$name"); done
     kept=(--config "$config" --data "$scratch/data" --work "$scratch/work" --weights "$weights")
     RUNNER=local stage bbox_sub infer "${kept[@]}" ${detect[@]+"${detect[@]}"}
-    "$python" -m metric_sub.find "${kept[@]}" --among "$work" "$@"
+    run metric_sub.find "${kept[@]}" --among "$work" "$@"
 }
 
 evaluate() {
@@ -253,16 +257,16 @@ quantize() {
 score() {
     local out
     out="$(option out "" "$@")"
-    if [ -n "$out" ]; then "$python" -m metric_sub.score "$@" >&2; return; fi
+    if [ -n "$out" ]; then run metric_sub.score "$@" >&2; return; fi
     out="$(mktemp)"
-    if "$python" -m metric_sub.score "$@" --out "$out" >&2; then cat "$out"; rm "$out"; else rm "$out"; return 1; fi
+    if run metric_sub.score "$@" --out "$out" >&2; then cat "$out"; rm "$out"; else rm "$out"; return 1; fi
 }
 
 calibrate() {
     local work used=()
     work="$(option work work "$@")"
     [ ! -f "$work/config.yaml" ] || used=(--config "$work/config.yaml")  # the run's own; a --config behind it counts
-    "$python" -m metric_sub.calibrate ${used[@]+"${used[@]}"} "$@" >&2
+    run metric_sub.calibrate ${used[@]+"${used[@]}"} "$@" >&2
     cat -- "$(option out "$(option work work "$@")/calibration/calibration.yaml" "$@")"
 }
 
@@ -286,7 +290,7 @@ demo() {
     work="$(option work demo "$@")"
     case "$#:${1:-}" in 0:|2:--work|1:--work=*) ;; *) echo "error: demo takes --work DIR alone, found: $*" >&2; exit 2 ;; esac
     echo "1/5 drawing a data set" >&2
-    "$python" -m sample "$work/data" --items 200 --seed 0 --workers 2 >&2
+    run sample "$work/data" --items 200 --seed 0 --workers 2 >&2
     echo "2/5 training" >&2
     train --config "$config" --data "$work/data" --work "$work/run"
     echo "3/5 matching" >&2
@@ -294,7 +298,7 @@ demo() {
     echo "4/5 scoring" >&2
     score --data "$work/data/test" --result "$work/result.json" > "$work/score.json"
     echo "5/5 reporting" >&2
-    "$python" -m metric_sub.report --data "$work/data/test" --work "$work/run" >&2
+    run metric_sub.report --data "$work/data/test" --work "$work/run" >&2
     cat -- "$work/score.json"
     echo "look at $work/run/report.html" >&2
 }
@@ -316,18 +320,18 @@ fi
 if [ "${RUNNER:-local}" != docker ] || [[ "$verb" != train && "$verb" != infer ]]; then setup; fi
 case "$verb" in
     setup) ;;
-    sample) "$python" -m sample "$@" ;;
-    check) "$python" -m shared.check "$@" ;;
-    preview) "$python" -m metric_sub.preview "$@" ;;
-    report) "$python" -m metric_sub.report "$@" ;;
-    status) "$python" -m shared.status "$@" ;;
-    import-weights) "$python" -m bbox_sub.import_weights "$@" ;;
-    export-weights) "$python" -m bbox_sub.export_weights "$@" ;;
+    sample) run sample "$@" ;;
+    check) run shared.check "$@" ;;
+    preview) run metric_sub.preview "$@" ;;
+    report) run metric_sub.report "$@" ;;
+    status) run shared.status "$@" ;;
+    import-weights) run bbox_sub.import_weights "$@" ;;
+    export-weights) run bbox_sub.export_weights "$@" ;;
     find) find_in_run "$@" ;;
-    export-coco) "$python" -m bbox_sub.coco_results "$@" ;;
+    export-coco) run bbox_sub.coco_results "$@" ;;
     test) run_tests "$@" ;;
-    bench) "$python" -m benchmarks "$@" ;;
-    kills) "$python" -m tests.kill_loop "$@" ;;
-    fuzz) "$python" -m tests.fuzz "$@" ;;
+    bench) run benchmarks "$@" ;;
+    kills) run tests.kill_loop "$@" ;;
+    fuzz) run tests.fuzz "$@" ;;
     *) "$verb" "$@" ;;
 esac

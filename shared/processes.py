@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     """Starts the processes. Exits with 1 where one of them fails: what was wrong, that process has said."""
     n_processes, module, *arguments = sys.argv[1:] if argv is None else argv
     if n_processes == "1":
-        os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "shared.start", module, *arguments])
     if 0 < torch.cuda.device_count() < int(n_processes):
         raise UserError(
             f"PROCESSES: expected {torch.cuda.device_count()} or fewer, a GPU for each, found {n_processes}."
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     options = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     options += ["--multi_gpu", f"--num_processes={n_processes}"]  # so is it called on CPUs as well
     try:
-        launch_command(launch_command_parser().parse_args([*options, "--module", module, *arguments]))
+        launch_command(launch_command_parser().parse_args([*options, "--module", "shared.start", module, *arguments]))
     except ChildFailedError:
         sys.exit(1)
     except SignalException as ended:

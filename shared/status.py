@@ -254,7 +254,7 @@ def run_in_words(run: dict) -> str:
 def entry_of(command: list[str]) -> str:
     """The module or file that a command runs, such as bbox_sub.train."""
     after = command[command.index("-m") + 1 :] if "-m" in command else command
-    return next(iter(after), "")
+    return next((word for word in after if word != "shared.start"), "")
 
 
 def progress_in_words(run: dict) -> str:

@@ -192,7 +192,7 @@ def test_a_service_runs_its_stage_from_its_image_after_the_stage_before(name):
     assert set(build["args"]) <= known
     assert bool(service.get("deploy")) == bool(cuda)
     entry = service["entrypoint"]
-    assert f"{package}.{verb}" in entry and (entry[2:4] == ["shared.processes", "1"]) == (verb == "train")
+    assert f"{package}.{verb}" in entry and (entry[3:5] == ["shared.processes", "1"]) == (verb == "train")
     targets = mounts_of(service)
     for option in ("config", "data", "work", "weights"):
         assert entry[entry.index(f"--{option}") + 1] in targets
@@ -305,7 +305,7 @@ def test_the_docker_runner_trains_in_as_many_processes_as_are_wanted(folders, tm
     assert ended.returncode == 0 and ended.stdout == "", ended.stderr
     [(arguments, environment)] = docker.calls("run")
     made = services(environment)[arguments[arguments.index("--data") - 1]]
-    assert made["entrypoint"][:5] == ["python", "-m", "shared.processes", "2", "metric_sub.train"]
+    assert made["entrypoint"][:6] == ["python", "-m", "shared.start", "shared.processes", "2", "metric_sub.train"]
     mounts = mounts_of(made)
     assert mounts["/config.yaml"] == (str(PROJECT / "configs" / "tiny.yaml"), True)
     assert mounts["/weights"] == (f"{work}/weights", False) and (work / "weights").is_dir()

@@ -117,6 +117,16 @@ def test_run_sh_that_is_terminated_takes_its_run_with_it(calm, tmp_path):
     assert not is_held(work) and "interrupted; what was finished is kept" in log.read_text()
 
 
+def test_ctrl_c_soon_after_run_sh_began_shows_no_traceback(calm, tmp_path):
+    log = tmp_path / "log"
+    with open(log, "wb") as file:
+        command = ["bash", PROJECT / "run.sh", "train", *with_work(calm, tmp_path / "work")]
+        door = subprocess.Popen(command, stderr=file, start_new_session=True)
+    time.sleep(1)  # importing torch takes longer
+    os.killpg(door.pid, signal.SIGINT)
+    assert door.wait() in (130, -signal.SIGINT) and "Traceback" not in log.read_text()
+
+
 def test_a_killed_data_worker_is_told_and_the_run_goes_on_to_the_same_weights(calm, tmp_path):
     work, log = tmp_path / "work", tmp_path / "log"
     process = start_stage("train, stage 1", with_work(calm, work), log)
