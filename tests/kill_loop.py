@@ -95,7 +95,7 @@ class Loop:
     through_door: int = 0
     overrides: list[str] = field(default_factory=list)
     expected: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0  # of an undisturbed run of forks
+    seconds: float = 0.0  # of the last undisturbed run of forks: other work on the machine comes and goes
     kills: Counter = field(default_factory=Counter)
     finished: int = 0
     failures: list[str] = field(default_factory=list)
@@ -130,9 +130,11 @@ class Loop:
 
     def round(self, number: int) -> None:
         """One run, to its end or to its kill, whichever comes first."""
-        moment = time.monotonic() + self._chance.uniform(0, LONGER * self.seconds)
+        begun, whole = time.monotonic(), not self.work.exists()
         run = self._run_door if self.through_door and number % self.through_door == 0 else self._run
-        if run(moment):
+        if run(begun + self._chance.uniform(0, LONGER * self.seconds)):
+            if whole and run == self._run:
+                self.seconds = time.monotonic() - begun
             self.compare()
 
     def compare(self) -> None:
