@@ -63,7 +63,7 @@ for verb in train infer; do
         part=""
         [ "$verb" = train ] || part=/test
         enter "$(buildah mount "$new")" "${rights[@]}" "${environment[@]}" \
-            python -m "$package.$verb" --config /config.yaml --data "/data$part" --work /work --weights /weights "${settings[@]}"
+            python -m shared.start "$package.$verb" --config /config.yaml --data "/data$part" --work /work --weights /weights "${settings[@]}"
         bash "$root/run.sh" "$verb" --config "$root/configs/tiny.yaml" --data "$scratch/data$part" --work "$scratch/outside" "${settings[@]}" \
             --stage "$([ $package = bbox_sub ] && echo detect || echo match)" > "$scratch/answer.json"
     done
