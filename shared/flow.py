@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from operator import attrgetter
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -43,11 +44,14 @@ class Flow:
         for thread in self._threads:
             thread.join()
 
-    def ahead(self, items: Iterable[T], size: Callable[[T], int] = lambda _: 1, room: int = ROOM) -> Iterator[T]:
+    def ahead(
+        self, items: Iterable[T], size: Callable[[T], int] = attrgetter("nbytes"), room: int | None = None
+    ) -> Iterator[T]:
         """What `items` gives, made ahead in a thread: those that wait have sizes that sum to at most `room`, or are one.
 
-        size: an item's, in the unit of `room` (bytes). Raises what `items` raises, after what it gave before.
+        size: an item's, in the unit of `room` (bytes; None: ROOM). Raises what `items` raises, after what it gave before.
         """
+        room = ROOM if room is None else room
         waiting: deque[tuple[T, int]] = deque()
         ended: list[BaseException | None] = []  # of one entry when the thread is through: what it raised, or None
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ import bbox_sub.infer
 import infer
 import metric_sub.infer
 from bbox_sub.detect import detect_boxes
+from bbox_sub.detections import Detections
 from bbox_sub.detector import INFERENCE_KEYS, detector_runtime, load_detector
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import load_embedders
+from metric_sub.embeddings import Embeddings
 from shared.config import load_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.reader import Reader
 from shared.runtime import choose_runtime
 from shared.tables import BOX
+from shared.units import UnitEnd, read_units
 
 FILES = ("table.parquet", "units.parquet", "vectors.npy", "votes.parquet")
 
@@ -241,3 +245,38 @@ def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, 
     for _, rows in still.groupby("media_id"):
         frames = [of_frame[BOX].to_numpy() for _, of_frame in rows.groupby("frame_index")]
         assert len(frames) == 3 and all(np.array_equal(frame, frames[0]) for frame in frames)
+
+
+@pytest.mark.parametrize("runs", [[infer], [bbox_sub.infer, metric_sub.infer]], ids=["both stages", "one after the other"])
+def test_no_more_is_read_ahead_than_there_is_room_for(runs, plain_data, untrained, tmp_path, monkeypatch):
+    """Reading is faster than any network: without a bound a large data set would lie in memory before it is through."""
+    [photo, *_] = (plain_data / "image" / "shoe A").iterdir()
+    for number in range(10):
+        for name in range(4):
+            (plain_data / "image" / f"more {number}").mkdir(exist_ok=True)
+            shutil.copyfile(photo, plain_data / "image" / f"more {number}" / f"{name}{photo.suffix}")
+    monkeypatch.setattr("shared.flow.ROOM", 1)
+    monkeypatch.setattr("metric_sub.embeddings.WINDOW_BYTES", 1)
+    n_read, n_ended, ahead = 0, 0, []
+
+    def read(*arguments):
+        nonlocal n_read
+        for event in read_units(*arguments):
+            n_read += isinstance(event, UnitEnd)
+            ahead.append(n_read - n_ended)
+            yield event
+
+    def put(self, end, put):
+        nonlocal n_ended
+        n_ended += 1
+        put(self, end)
+
+    for run in runs:
+        n_read = n_ended = 0
+        stages = {infer: Embeddings, bbox_sub.infer: Detections, metric_sub.infer: Embeddings}
+        monkeypatch.setattr("metric_sub.embeddings.read_units" if run is metric_sub.infer else f"{run.__name__}.read_units", read)
+        with monkeypatch.context() as patched:
+            stage = stages[run]
+            patched.setattr(stage, "put", lambda self, end, before=stage.put: put(self, end, before))
+            run.main(arguments(plain_data, untrained, tmp_path / "work", "detect.batch_size=1", "embed.batch_size=1"))
+    assert n_read == n_ended == 15 and max(ahead) <= 6

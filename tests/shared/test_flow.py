@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def helpers_of_a_convolution():
 use_threads(1)
 image, weights = torch.ones(1, 64, 128, 128), torch.ones(64, 64, 3, 3)
 with Flow() as flow:
-    print(*flow.ahead(helpers_of_a_convolution()))
+    print(*flow.ahead(helpers_of_a_convolution(), size=int))
 """
 
 
@@ -80,6 +81,16 @@ def test_no_more_waits_than_there_is_room_for_or_one_item(sizes, most_waiting):
             assert len(made) <= taken + in_hand
 
 
+def test_arrays_wait_by_their_bytes(monkeypatch):
+    monkeypatch.setattr("shared.flow.ROOM", 40)
+    made = []
+    with Flow() as flow:
+        flow.ahead(made.append(k) or np.zeros(10, np.uint8) for k in range(30))
+        until(lambda: len(made) == 5)  # four wait, the thread holds one
+        time.sleep(0.02)
+        assert len(made) == 5
+
+
 def test_stages_work_at_the_same_time():
     begun = [threading.Event() for _ in range(8)]
 
@@ -95,7 +106,7 @@ def test_stages_work_at_the_same_time():
             yield number
 
     with Flow() as flow:
-        assert list(flow.ahead(second(flow.ahead(first())))) == list(range(8))
+        assert list(flow.ahead(second(flow.ahead(first(), size=int)), size=int)) == list(range(8))
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
@@ -110,7 +121,7 @@ def test_an_error_in_any_stage_comes_once_after_what_was_before_it(failing):
     with pytest.raises(ValueError, match="^five$"), Flow() as flow:
         chain = iter(range(100))
         for number in range(3):
-            chain = flow.ahead(stage(chain, number))
+            chain = flow.ahead(stage(chain, number), size=int)
         for item in chain:
             seen.append(item)
     assert seen == [0, 1, 2, 3, 4] and not alive()
@@ -128,7 +139,7 @@ def test_leaving_early_stops_every_stage_and_closes_the_source():
             closed.append(True)
 
     with pytest.raises(KeyError), Flow() as flow:
-        chain = flow.ahead(flow.ahead(endless(), room=2), room=2)
+        chain = flow.ahead(flow.ahead(endless(), size=int, room=2), size=int, room=2)
         next(chain)
         raise KeyError
     assert not alive() and closed == [True]
@@ -136,7 +147,7 @@ def test_leaving_early_stops_every_stage_and_closes_the_source():
 
 def test_a_flow_that_is_never_read_ends_too():
     with Flow() as flow:
-        flow.ahead(flow.ahead(iter(range(1000)), room=3), room=3)
+        flow.ahead(flow.ahead(iter(range(1000)), size=int, room=3), size=int, room=3)
     assert not alive()
 
 
@@ -154,7 +165,7 @@ def never(source):
     yield 0
 try:
     with Flow() as flow:
-        for _ in flow.ahead(never(flow.ahead(forever()))):
+        for _ in flow.ahead(never(flow.ahead(forever(), size=int)), size=int):
             pass
 except KeyboardInterrupt:
     sys.exit(130)
