@@ -16,6 +16,8 @@ from shared.files import write_text
 from shared.overrides import apply_override, changed
 from shared.parse import parse_yaml
 
+MOST_FRAMES = 1_000_000  # that a list of frames may have: each is a number in memory, and in every manifest
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,6 +41,14 @@ class FrameList(Section):
     start: Index
     stop: Index
     step: Count
+
+    @model_validator(mode="after")
+    def _some_but_not_too_many(self):
+        if self.stop < self.start:
+            raise ValueError(f"expected a stop of {self.start} (start) or more, found {self.stop}")
+        if (count := (self.stop - self.start) // self.step + 1) > MOST_FRAMES:
+            raise ValueError(f"expected {MOST_FRAMES} frames at most, found {count}; lower stop or raise step")
+        return self
 
     @property
     def indices(self) -> list[int]:

@@ -65,7 +65,7 @@ def test_a_config_kept_beside_an_output_reads_back_equal(tmp_path):
 def test_frames_include_the_stop():
     assert load_config(FULL, ["frames={start: 80, stop: 380, step: 20}"]).frames.indices == [*range(80, 381, 20)]
     assert load_config(FULL, ["frames={start: 5, stop: 12, step: 4}"]).frames.indices == [5, 9]
-    assert load_config(FULL, ["frames={start: 9, stop: 3, step: 1}"]).frames.indices == []
+    assert load_config(FULL, ["frames={start: 9, stop: 9, step: 4}"]).frames.indices == [9]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,9 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("embed_train.scales.0=-1", "embed_train.scales.0"),
         ("data.label_aliases=[]", "data.label_aliases"),
         ("frames.step=0", "frames.step"),
+        ("frames={start: 9, stop: 3, step: 1}", "frames: expected a stop of 9 (start) or more, found 3"),
+        ("frames={start: 0, stop: 9999999999999, step: 20}", "frames: expected 1000000 frames at most, found 500000000000;"),
+        ("embed_train.frames={start: 0, stop: 1000000, step: 1}", "embed_train.frames: expected 1000000 frames at most"),
         ("detector_train.phases.0.start=best", "phases.0.start: 'best' has no phase before it"),
         ("detector_train.phases.1.start=", "detector_train.phases.1.start"),
         ("detector_train.phases.2.batch_size=0", "detector_train.phases.2.batch_size"),
