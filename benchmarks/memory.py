@@ -2,11 +2,11 @@
 
     bash run.sh bench memory [--pictures 2000] [--videos 300] [--stages] [--json FILE] [--picture FILE.png]
 
-Draws a few pictures and videos of many sizes, links them under as many names as asked for, and runs infer on them (with
+Draws 400 pictures and 40 videos of sizes of their own, links them under as many names as asked for, and runs infer on them (with
 --stages one stage after the other, as the containers do) with networks that were never trained. Meanwhile the memory of the process
 and all its children is sampled (PSS: of memory that several share, each has its share). For every step it tells the memory in
-its second and its last quarter, its peak, and the slope in MB per 1,000 files, fitted by least squares to all but the first
-quarter, in which caches fill. A run of a hundred times as many files would end higher by a hundred times slope times files.
+its second and its last quarter, its peak, and the slope in MB per 1,000 units (files; of infer items and videos), fitted by least
+squares to all but the first quarter, in which caches fill. A run of a hundred times as many would end higher by a hundred times slope times units.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from shared.journal import read_tail
 from shared.machine import PROJECT, made_with
 from shared.weights import save_weights
 
-N_DRAWN_PICTURES, N_DRAWN_VIDEOS, PHOTOS_PER_ITEM, FRAMES = 40, 8, 5, 100
+N_DRAWN_PICTURES, N_DRAWN_VIDEOS, PHOTOS_PER_ITEM, FRAMES = 400, 40, 5, 100
 SIDES = (180, 640)  # px: the shortest and the longest side of what is drawn
 EVERY_S = 0.2
 WARM_UP = 0.25  # of a step, left out of the slope
@@ -226,10 +226,10 @@ def draw_samples(samples: list[tuple[float, float, int]], rows: list[dict], path
     axes = figure.add_subplot(xlabel="seconds", ylabel="MB", title="memory of infer and its children")
     begin = samples[0][0]
     axes.plot([entry[0] - begin for entry in samples], [entry[1] for entry in samples], linewidth=0.8)
-    for row in rows:
-        if "begun_at" in row:
-            axes.axvline(row["begun_at"] - begin, color="grey", linestyle="--", linewidth=0.8)
-            axes.annotate(f" {row['step'].partition(': ')[2]}", (row["begun_at"] - begin, 0.02), xycoords=("data", "axes fraction"), fontsize=7)
+    for number, row in enumerate(row for row in rows if "begun_at" in row):
+        axes.axvline(row["begun_at"] - begin, color="grey", linestyle="--", linewidth=0.8)
+        place = (row["begun_at"] - begin, 0.02 + 0.05 * (number % 3))  # those that begin soon after one another do not overlap
+        axes.annotate(f" {row['step'].partition(': ')[2]}", place, xycoords=("data", "axes fraction"), fontsize=7)
     axes.set_ylim(0)
     axes.grid(alpha=0.3)
     write_whole(path, lambda beside: figure.savefig(beside, dpi=110, format="png"))
