@@ -89,7 +89,8 @@ setup() {
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         { echo "error: ${PYTHON:-python3} is older than Python 3.11; name a newer one with PYTHON=..." >&2; exit 1; }
     "${PYTHON:-python3}" -m venv "$root/.venv" >&2
-    "$python" -m pip install --disable-pip-version-check --quiet --require-hashes -r "$root/requirements.lock" >&2
+    "$python" -m pip install --disable-pip-version-check --quiet --no-compile --require-hashes -r "$root/requirements.lock" >&2
+    "$python" -m compileall -qq -j 0 "$root/.venv/lib" || true  # on all cores, which pip does not; some libraries ship what is no Python
     echo "$want" > "$root/.venv/.installed"
 }
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import venv
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from shared.cli import run_entry
@@ -48,11 +49,10 @@ def make_environment(package: str, folder: Path) -> None:
             raise UserError(f"{sys.prefix}: {name} {version} is not installed. Run bash run.sh setup.") from None
         if found.version != version:
             raise UserError(f"{sys.prefix}: expected {name} {version}, found {found.version}. Run bash run.sh setup.")
-        for file in found.files:
-            path = Path(found.locate_file(file))
-            if path.suffix == ".pyc" and not path.is_file():  # a compiled module that there is saves every start its compilation
-                continue
-            if source in path.parents and ".." not in file.parts:
+        files = {Path(found.locate_file(file)) for file in found.files if ".." not in file.parts and file.suffix != ".pyc"}
+        compiled = {Path(cache_from_source(path)) for path in files if path.suffix == ".py"}
+        for path in files | {path for path in compiled if path.is_file()}:  # else every start would compile them
+            if source in path.parents:
                 linked = target / path.relative_to(source)
                 linked.parent.mkdir(parents=True, exist_ok=True)
                 linked.unlink(missing_ok=True)  # some packages of NVIDIA's ship the same file
