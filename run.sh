@@ -319,7 +319,7 @@ elif [ "${1:-}" = -h ]; then
     help_of test; exit 0
 fi
 if [ "${RUNNER:-local}" != docker ] || [[ "$verb" != train && "$verb" != infer ]]; then setup; fi
-case "$verb" in
+{ case "$verb" in
     setup) ;;
     sample) run sample "$@" ;;
     check) run shared.check "$@" ;;
@@ -336,3 +336,4 @@ case "$verb" in
     fuzz) run tests.fuzz "$@" ;;
     *) "$verb" "$@" ;;
 esac
+exit; }  # read at once with what is before it: bash reads on in a script that was changed while it ran

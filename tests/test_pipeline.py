@@ -92,6 +92,19 @@ def test_mistakes_are_told_in_words_and_leave_stdout_empty(arguments, words, tmp
     assert words in ended.stderr and "Traceback" not in ended.stderr
 
 
+def door_over(script: str, folder: Path) -> Path:
+    """run.sh in a folder of its own, over an interpreter that is this script of bash."""
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/bash\n{script}\n")
+    python.chmod(0o755)
+    for name in ("run.sh", "requirements.lock"):
+        shutil.copyfile(PROJECT / name, folder / name)
+    mark = subprocess.run(["cksum"], input=(folder / "requirements.lock").read_bytes(), capture_output=True, check=True)
+    (folder / ".venv" / ".installed").write_bytes(mark.stdout)
+    return folder / "run.sh"
+
+
 @pytest.mark.parametrize(
     ("arguments", "again"),
     [
@@ -102,20 +115,20 @@ def test_mistakes_are_told_in_words_and_leave_stdout_empty(arguments, words, tmp
     ],
 )
 def test_a_process_that_the_system_kills_is_told(arguments, again, tmp_path):
-    """By run.sh in a folder of its own, over an interpreter that kills itself."""
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/bash\nkill -KILL $$\n")
-    python.chmod(0o755)
-    for name in ("run.sh", "requirements.lock"):
-        shutil.copyfile(PROJECT / name, tmp_path / name)
-    mark = subprocess.run(["cksum"], input=(tmp_path / "requirements.lock").read_bytes(), capture_output=True, check=True)
-    (tmp_path / ".venv" / ".installed").write_bytes(mark.stdout)
+    door = door_over("kill -KILL $$", tmp_path)
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "result.json").write_text("{}")  # of a run before
-    ended = subprocess.run(["bash", tmp_path / "run.sh", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(["bash", door, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 137 and ended.stdout == ""
     assert "error: the process was killed (SIGKILL)" in ended.stderr and f"{again} from what was finished" in ended.stderr
+
+
+def test_run_sh_that_is_written_over_while_it_runs_ends_as_it_began(tmp_path):
+    door = door_over("printf 'echo of another version\\n%.0s' {1..9999} > run.sh", tmp_path)
+    for arguments in (["status"], ["train"]):
+        ended = subprocess.run(["bash", door, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 0 and ended.stdout + ended.stderr == ""
+        shutil.copyfile(PROJECT / "run.sh", door)
 
 
 def test_plain_folders_any_ids_any_formats_and_only_json_on_stdout(plain_data, untrained, tmp_path):
