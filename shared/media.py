@@ -231,6 +231,8 @@ class _Packets:
                     else:
                         self._kept.clear()
                     yield packet
+        except IndexError:
+            pass  # PyAV's after the last packet, where a stream came up that was not there when the file was opened
         except av.FFmpegError as error:
             self.fault = error
 
@@ -275,12 +277,15 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
 @contextlib.contextmanager
 def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The file and its first video stream, which alone is read, to be decoded by two threads."""
+    fault = None
     try:
         opened = av.open(_local(path), container_options=LET_IN)
     except av.ArgumentError:  # FFmpeg's word for a format that is not let in
-        raise MediaError(
-            "not a readable video (a list of other files, or a format that is not let in: make it an MP4)"
-        ) from None
+        fault = MediaError("not a readable video (a list of other files, or a format that is not let in: make it an MP4)")
+    except MemoryError:  # FFmpeg gives no header more than 2 GB, and for one that claims more it takes none
+        fault = MediaError("not a readable video (its header asks for more memory than there is, or for over 2 GB)", again=True)
+    if fault:
+        raise fault
     with opened as container:
         if not container.streams.video:
             raise MediaError("the file has no video stream")
