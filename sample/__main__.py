@@ -1,13 +1,12 @@
 """python -m sample DIR: draws the sample data set."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
 
 from sample.write import Settings, write_dataset
-from shared.errors import UserError
+from shared.cli import run_entry
 
 DESCRIPTION = """Draws a data set to try the pipeline on: invented products (clothing, bags, bottles, shoes ...), photos of each and a live clip that shows it,
 with exact boxes. Many items have siblings that differ only in colour, print or texture. Parts: train 70 %, validation 10 %, test 20 %."""
@@ -27,15 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that draw (default: %(default)s); the result does not depend on it")
     options = parser.parse_args(argv)
     cv2.setNumThreads(1)
-    try:
-        write_dataset(options.dir, Settings(options.items, options.seed, options.frames), options.workers)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    write_dataset(options.dir, Settings(options.items, options.seed, options.frames), options.workers)
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main, lower="--workers")

@@ -1,7 +1,7 @@
 """Starts an entry: `python -m shared.start MODULE ARGUMENTS...` is `python -m MODULE ARGUMENTS...`, but for Ctrl-C while it imports.
 
 That takes seconds, and there is nothing yet to be kept or told: the process ends at once, by the signal, without a traceback.
-`shared.cli.run_entry` takes over where the entry's main begins.
+`shared.cli.run_entry`, in which every entry's main runs, takes over from there.
 """
 
 import runpy

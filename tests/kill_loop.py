@@ -27,6 +27,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.cli import run_entry
 from shared.config import dump_config, load_config
 from shared.files import write_json
 from tests.conftest import PROJECT, SMALLER
@@ -280,4 +281,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

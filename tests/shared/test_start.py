@@ -1,6 +1,7 @@
 """An entry started by shared.start: as `python -m` would, and silent where Ctrl-C comes while it imports."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,3 +46,15 @@ def test_ctrl_c_that_is_ignored_stays_so(tmp_path):
         assert process.stdout.readline() == "imports\n"
         process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+
+
+def test_every_entry_of_run_sh_takes_ctrl_c_over():
+    """One that does not would be ended by it without a word, and leave its temporary files."""
+    door = (PROJECT / "run.sh").read_text(encoding="utf-8")
+    names = set(re.findall(r"\brun ([a-z_.]+)", door))  # of some words of its help there is no file
+    names |= {f"{package}.{verb}" for package in ("bbox_sub", "metric_sub") for verb in ("train", "infer", "judge", "quantize")}
+    paths = [PROJECT / f"{name.replace('.', '/')}{end}" for name in sorted(names) for end in (".py", "/__main__.py")]
+    entries = [path for path in paths if path.exists()]
+    assert len(entries) > 20
+    for path in entries:
+        assert "\n    run_entry(" in path.read_text(encoding="utf-8"), path
