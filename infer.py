@@ -19,7 +19,7 @@ from shared.flow import Flow
 from shared.lock import locked
 from shared.progress import progress_bar
 from shared.reader import open_reader
-from shared.units import Job, read_units
+from shared.units import KINDS, Job, Unit, read_units
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,10 +35,11 @@ def main(argv: list[str] | None = None) -> None:
         media = catalogue.table("table", MEDIA)
         detections = Detections(config, options.weights, options.work, media, options.fresh, options.strict)
         embeddings = Embeddings(config, options.weights, options.work, media, detections.fingerprints, options.fresh)
-        jobs = list(due(detections, embeddings))
+        steps = {kind: (detections.steps[kind], embeddings.steps[kind]) for kind in KINDS}
+        due = [unit for unit in detections.units if not all(step.stands(unit.number) for step in steps[unit.kind])]
         total = len(detections.units)
-        with progress_bar(total=total, title="infer", unit="unit", done=total - len(jobs)) as bar, Flow() as flow:
-            read = flow.ahead(read_units(jobs, reader, config.frames.indices))
+        with progress_bar(total=total, title="infer", unit="unit", done=total - len(due)) as bar, Flow() as flow:
+            read = flow.ahead(read_units(jobs(due, detections, embeddings), reader, config.frames.indices))
             found = flow.ahead(detections.detect(flow.ahead(detections.prepare(read))))
             for embedded in flow.ahead(embeddings.embed(flow.ahead(embeddings.cut(found)))):
                 detections.put(embedded.end)
@@ -50,13 +51,10 @@ def main(argv: list[str] | None = None) -> None:
         tell_skipped(options.work)
 
 
-def due(detections: Detections, embeddings: Embeddings) -> Iterator[Job]:
-    """The units that do not stand in both stages."""
-    for unit in detections.units:
-        stand = [stage.steps[unit.kind].stands(unit.number) for stage in (detections, embeddings)]
-        if not all(stand):
-            table = detections.known(unit)
-            yield Job(unit, table, table is None or embeddings.wants(unit, table))
+def jobs(due: list[Unit], detections: Detections, embeddings: Embeddings) -> Iterator[Job]:
+    for unit in due:
+        table = detections.known(unit)
+        yield Job(unit, table, table is None or embeddings.wants(unit, table))
 
 
 if __name__ == "__main__":

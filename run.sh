@@ -90,7 +90,7 @@ setup() {
         { echo "error: ${PYTHON:-python3} is older than Python 3.11; name a newer one with PYTHON=..." >&2; exit 1; }
     "${PYTHON:-python3}" -m venv "$root/.venv" >&2
     "$python" -m pip install --disable-pip-version-check --quiet --no-compile --require-hashes -r "$root/requirements.lock" >&2
-    "$python" -m compileall -qq -j 0 "$root/.venv/lib" || true  # on all cores, which pip does not; some libraries ship what is no Python
+    "$python" -W ignore -m compileall -qq -j 0 "$root/.venv/lib" || true  # on all cores, which pip does not; some libraries ship what is no Python
     echo "$want" > "$root/.venv/.installed"
 }
 
@@ -304,6 +304,7 @@ demo() {
     echo "look at $work/run/report.html" >&2
 }
 
+{  # read whole before any of it runs: bash would read on in a script that an update has changed meanwhile
 verb="${1:-}"
 [ $# -gt 0 ] && shift
 case "$verb" in
@@ -319,7 +320,7 @@ elif [ "${1:-}" = -h ]; then
     help_of test; exit 0
 fi
 if [ "${RUNNER:-local}" != docker ] || [[ "$verb" != train && "$verb" != infer ]]; then setup; fi
-{ case "$verb" in
+case "$verb" in
     setup) ;;
     sample) run sample "$@" ;;
     check) run shared.check "$@" ;;
@@ -336,4 +337,5 @@ if [ "${RUNNER:-local}" != docker ] || [[ "$verb" != train && "$verb" != infer ]
     fuzz) run tests.fuzz "$@" ;;
     *) "$verb" "$@" ;;
 esac
-exit; }  # read at once with what is before it: bash reads on in a script that was changed while it ran
+exit
+}

@@ -104,12 +104,11 @@ class Detections:
         tables = units.read(unit.number) if units.stands(unit.number) else units.kept(self._mark(unit))
         return tables and tables["table"]
 
-    def jobs(self) -> Iterator[Job]:
-        """The units that do not stand, for a run of this stage alone."""
-        for unit in self.units:
-            if not self.steps[unit.kind].stands(unit.number):
-                table = self.known(unit)
-                yield Job(unit, table, read=table is None)
+    def jobs(self, due: Iterable[Unit]) -> Iterator[Job]:
+        """What is to be done of units that do not stand, in a run of this stage alone."""
+        for unit in due:
+            table = self.known(unit)
+            yield Job(unit, table, read=table is None)
 
     def prepare(self, events: Iterable[Picture | UnitEnd]) -> Iterator[Picture | Prepared | UnitEnd]:
         """Resizes the pictures that are to be detected."""

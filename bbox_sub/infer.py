@@ -25,10 +25,10 @@ def main(argv: list[str] | None = None) -> None:
         catalogue = catalogue_media(options.data, options.work, config.data, options.fresh, options.strict)
         media = catalogue.table("table", MEDIA)
         detections = Detections(config, options.weights, options.work, media, options.fresh, options.strict)
-        jobs = list(detections.jobs())
-        n_units, done = len(detections.units), len(detections.units) - len(jobs)
-        with progress_bar(total=n_units, title="detect", unit="unit", done=done) as bar, Flow() as flow:
-            read = flow.ahead(read_units(jobs, reader, config.frames.indices))
+        due = [unit for unit in detections.units if not detections.steps[unit.kind].stands(unit.number)]
+        total = len(detections.units)
+        with progress_bar(total=total, title="detect", unit="unit", done=total - len(due)) as bar, Flow() as flow:
+            read = flow.ahead(read_units(detections.jobs(due), reader, config.frames.indices))
             found = detections.detect(flow.ahead(detections.prepare(read)))
             for event in flow.ahead(found):
                 if isinstance(event, UnitEnd):

@@ -79,7 +79,7 @@ class Embedded:
 
 
 class Embeddings:
-    """Both steps of one run. `jobs` tells what is to be done, `cut` and `embed` are the stages of a flow, `put` takes a unit,
+    """Both steps of one run. `wants` tells whose pictures are needed, `cut` and `embed` are the stages of a flow, `put` takes a unit,
     `finish` closes the steps.
 
     detections: fingerprints of the steps detections/<kind>. No model is loaded before the first box comes. Raises UserError
@@ -209,23 +209,25 @@ def embed_detections(config: Config, options: argparse.Namespace, media: pd.Data
         kind: UnitStep(step, n_units[kind], UNITS_PER_PART[kind], {"table": detection_table([])})
         for kind, step in found.items()
     }
-    jobs = []
-    for unit in embeddings.units:
-        if not embeddings.steps[unit.kind].stands(unit.number):
+    due = [unit for unit in embeddings.units if not embeddings.steps[unit.kind].stands(unit.number)]
+
+    def jobs() -> Iterator[Job]:
+        for unit in due:
             table = detections[unit.kind].read(unit.number)["table"]
             if strange := set(table.media_id) - set(unit.media.media_id):
                 raise UserError(
                     f"{found[unit.kind].folder}: has boxes of {min(strange)}, which {options.work / 'media'} does not have there. "
                     "Run stage 1 again."
                 )
-            jobs.append(Job(unit, table, embeddings.wants(unit, table)))
+            yield Job(unit, table, embeddings.wants(unit, table))
+
     total = len(embeddings.units)
     with (
-        progress_bar(total=total, title="embed", unit="unit", done=total - len(jobs)) as bar,
+        progress_bar(total=total, title="embed", unit="unit", done=total - len(due)) as bar,
         open_reader(config.data) as reader,
         Flow() as flow,
     ):
-        read = flow.ahead(read_units(jobs, reader, config.frames.indices))
+        read = flow.ahead(read_units(jobs(), reader, config.frames.indices))
         for embedded in flow.ahead(embeddings.embed(flow.ahead(embeddings.cut(read)))):
             embeddings.put(embedded)
             bar.update()

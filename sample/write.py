@@ -104,7 +104,8 @@ def _each(root: Path, items: list[Item], settings: Settings, workers: int) -> It
             for task in as_completed(tasks):
                 yield task.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for task in tasks:
+                task.cancel()
             raise
 
 

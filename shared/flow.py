@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from operator import attrgetter
 from typing import TypeVar
 
@@ -53,6 +54,7 @@ class Flow:
         """
         room = ROOM if room is None else room
         waiting: deque[tuple[T, int]] = deque()
+        filled = 0  # of the room, by those that wait
         ended: list[BaseException | None] = []  # of one entry when the thread is through: what it raised, or None
 
         def wait_until(holds: Callable[[], object]) -> None:
@@ -60,7 +62,11 @@ class Flow:
             if self._stopped:
                 raise _Stopped
 
+        def fits(own: int) -> bool:
+            return not waiting or filled + own <= room
+
         def work() -> None:
+            nonlocal filled
             if "torch" in sys.modules:
                 # Takes torch's number of threads over into this one: a convolution that is a new thread's first work would use
                 # every core, and its last bits would be others than those of the same convolution later.
@@ -70,8 +76,9 @@ class Flow:
                 for item in source:
                     with self._changed:
                         own = size(item)
-                        wait_until(lambda own=own: not waiting or sum(each for _, each in waiting) + own <= room)
+                        wait_until(partial(fits, own))
                         waiting.append((item, own))
+                        filled += own
                         self._changed.notify_all()
                     del item  # the queue's consumer alone keeps it
             except _Stopped:
@@ -85,12 +92,14 @@ class Flow:
                 self._changed.notify_all()
 
         def consume() -> Iterator[T]:
+            nonlocal filled
             while True:
                 with self._changed:
                     wait_until(lambda: waiting or ended)
                     if not waiting:
                         break
-                    item, _ = waiting.popleft()
+                    item, own = waiting.popleft()
+                    filled -= own
                     self._changed.notify_all()
                 yield item
                 del item

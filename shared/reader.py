@@ -25,7 +25,9 @@ from shared.media import MediaError, MediaInfo
 
 STARTS_WITHIN_S = 120  # the decoder, on the busiest machine
 WAITS_AT_ONCE_S = 1  # for the decoder: all that a pause of this process (SIGSTOP, a suspended machine) can cost a file
-REQUESTS_AHEAD = 4  # at the decoder at a time; more of them wait here, since what is in its socket must fit
+REQUESTS_AHEAD = 4  # at the decoder at a time; more of them wait here
+REQUEST_BYTES = 2**16  # of them, since its socket has to take them at once; a longer one is sent when the decoder waits for it
+TAKEN = json.dumps({"taken": True}).encode()
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -44,7 +46,7 @@ class Answer(Iterator):
 
     def __init__(self, reader: "Reader", request: dict):
         self._reader = reader
-        self.request = request
+        self.request = json.dumps(request).encode()
         self.sent = False
         self.open = True
         self.waited_s = 0.0  # for the decoder
@@ -137,7 +139,7 @@ class Reader:
         match message:
             case {"picture": index, "shape": shape, "offset": offset}:
                 image_rgb = None if oldest.passed_over else self._picture(shape, offset)
-                self._send({"taken": True})
+                self._send(TAKEN)
                 return None if image_rgb is None else (index, image_rgb)
             case {"info": info}:
                 return MediaInfo(**info)
@@ -188,16 +190,20 @@ class Reader:
 
     def _hand_over(self) -> None:
         """Sends the oldest requests to the decoder, which is started for them if need be."""
-        for answer in list(itertools.islice(self._answers, REQUESTS_AHEAD)):
+        n_bytes = 0
+        for number, answer in enumerate(itertools.islice(self._answers, REQUESTS_AHEAD)):
+            n_bytes += len(answer.request)
+            if number and n_bytes > REQUEST_BYTES:
+                break
             if not answer.sent:
                 if self._process is None:
                     self._start_process()
                 answer.sent = True
                 self._send(answer.request)
 
-    def _send(self, message: dict) -> None:
+    def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # a process that is gone is noticed when its next message is waited for
-            self._connection.send_bytes(json.dumps(message).encode())
+            self._connection.send_bytes(message)
 
     def _start_process(self) -> None:
         self._connection, theirs = multiprocessing.Pipe()

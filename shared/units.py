@@ -31,11 +31,17 @@ Tables = dict[str, pd.DataFrame | np.ndarray]
 
 
 class Unit(NamedTuple):
-    """An item's photos or a video: its place among those of its kind, and its rows of the media table."""
+    """An item's photos or a video: its place among those of its kind, and its rows of the media table of that kind."""
 
     kind: str  # one of KINDS
     number: int
-    media: pd.DataFrame
+    of_kind: pd.DataFrame
+    rows: slice
+
+    @property
+    def media(self) -> pd.DataFrame:
+        """Cut out when asked for: a table of its own for each of many units would fill the memory."""
+        return self.of_kind.iloc[self.rows].reset_index(drop=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +66,7 @@ class UnitEnd:
     unit: Unit
     detections: pd.DataFrame | None
     skipped: list[dict]
-    nbytes: int = 0
+    nbytes: int = 2**16  # more than its table takes; of ends that follow one another, too, no more than some wait
 
 
 class Job(NamedTuple):
@@ -75,10 +81,10 @@ def units_of(media: pd.DataFrame) -> list[Unit]:
     """The units of a media table, photos first; in its order, which keeps an item's photos together."""
     units = []
     for kind in KINDS:
-        rows = media[media.kind == kind[:-1]]
-        runs = (rows.item_id != rows.item_id.shift()).cumsum()
-        tables = (table.reset_index(drop=True) for _, table in rows.groupby(runs))
-        units += [Unit(kind, number, table) for number, table in enumerate(tables)]
+        of_kind = media[media.kind == kind[:-1]].reset_index(drop=True)
+        begins = np.flatnonzero(of_kind.item_id != of_kind.item_id.shift()).tolist()
+        places = itertools.pairwise([*begins, len(of_kind)])
+        units += [Unit(kind, number, of_kind, slice(*place)) for number, place in enumerate(places)]
     return units
 
 

@@ -133,9 +133,11 @@ class Loop:
         """One run, to its end or to its kill, whichever comes first."""
         begun, whole = time.monotonic(), not self.work.exists()
         run = self._run_door if self.through_door and number % self.through_door == 0 else self._run
-        if run(begun + self._chance.uniform(0, LONGER * self.seconds)):
-            if whole and run == self._run:
-                self.seconds = time.monotonic() - begun
+        ended = run(begun + self._chance.uniform(0, LONGER * self.seconds))
+        if whole and run == self._run:
+            taken = time.monotonic() - begun
+            self.seconds = taken if ended else max(self.seconds, taken)
+        if ended:
             self.compare()
 
     def compare(self) -> None:
@@ -165,7 +167,11 @@ class Loop:
         for name in self._chance.choice([AT_ONCE, BY_STAGES]):  # what the one left, the other goes on from
             self.log.unlink(missing_ok=True)
             process = start_stage(name, arguments(self.folder), self.log)
-            process.join(None if moment is None else max(0.0, moment - time.monotonic()))
+            try:
+                process.join(None if moment is None else max(0.0, moment - time.monotonic()))
+            except KeyboardInterrupt:
+                process.kill()
+                raise
             if process.exitcode is None:
                 self._kill(process.pid, name, lambda process=process: (process.join(PATIENCE_S), process.exitcode)[1])
                 return False
@@ -180,6 +186,9 @@ class Loop:
                 process = subprocess.Popen(self._door(verb), stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
             try:
                 code = process.wait(max(0.0, moment - time.monotonic()))
+            except KeyboardInterrupt:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
             except subprocess.TimeoutExpired:
                 self._kill(process.pid, f"run.sh {verb}", lambda process=process: process.wait(PATIENCE_S))
                 return False
@@ -273,7 +282,10 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        summary = run_loop(folder, options.rounds, options.seed, options.door, options.overrides)
+        try:
+            summary = run_loop(folder, options.rounds, options.seed, options.door, options.overrides)
+        except KeyboardInterrupt:
+            sys.exit("interrupted; the next loop begins anew")
     if options.json:
         write_json(options.json, summary)
     print(json.dumps(summary, indent=1))

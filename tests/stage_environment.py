@@ -49,7 +49,7 @@ def make_environment(package: str, folder: Path) -> None:
             raise UserError(f"{sys.prefix}: {name} {version} is not installed. Run bash run.sh setup.") from None
         if found.version != version:
             raise UserError(f"{sys.prefix}: expected {name} {version}, found {found.version}. Run bash run.sh setup.")
-        files = {Path(found.locate_file(file)) for file in found.files if ".." not in file.parts and file.suffix != ".pyc"}
+        files = {Path(found.locate_file(file)) for file in found.files if not {"..", "__pycache__"} & {*file.parts}}
         compiled = {Path(cache_from_source(path)) for path in files if path.suffix == ".py"}
         for path in files | {path for path in compiled if path.is_file()}:  # else every start would compile them
             if source in path.parents:

@@ -122,8 +122,9 @@ def test_ctrl_c_soon_after_run_sh_began_shows_no_traceback(calm, tmp_path):
     with open(log, "wb") as file:
         command = ["bash", PROJECT / "run.sh", "train", *with_work(calm, tmp_path / "work")]
         door = subprocess.Popen(command, stderr=file, start_new_session=True)
-    time.sleep(1)  # importing torch takes longer
-    os.killpg(door.pid, signal.SIGINT)
+    children = Path(f"/proc/{door.pid}/task/{door.pid}/children")
+    wait_for(lambda: any("libtorch" in Path(f"/proc/{child}/maps").read_text() for child in children.read_text().split()))
+    os.killpg(door.pid, signal.SIGINT)  # in the middle of the imports
     assert door.wait() in (130, -signal.SIGINT) and "Traceback" not in log.read_text()
 
 

@@ -123,12 +123,16 @@ def test_a_process_that_the_system_kills_is_told(arguments, again, tmp_path):
     assert "error: the process was killed (SIGKILL)" in ended.stderr and f"{again} from what was finished" in ended.stderr
 
 
-def test_run_sh_that_is_written_over_while_it_runs_ends_as_it_began(tmp_path):
+@pytest.mark.parametrize("arguments", [["status"], ["train"], ["setup"]])
+def test_run_sh_that_is_written_over_while_it_runs_ends_as_it_began(arguments, tmp_path):
     door = door_over("printf 'echo of another version\\n%.0s' {1..9999} > run.sh", tmp_path)
-    for arguments in (["status"], ["train"]):
-        ended = subprocess.run(["bash", door, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert ended.returncode == 0 and ended.stdout + ended.stderr == ""
-        shutil.copyfile(PROJECT / "run.sh", door)
+    python = tmp_path / ".venv" / "bin" / "python"
+    if arguments == ["setup"]:
+        (tmp_path / ".venv" / ".installed").write_text("of another lock")
+    environment = {**os.environ, "PYTHON": str(python)}
+    ended = subprocess.run(["bash", door, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and ended.stdout == "" and ended.stderr.count("\n") == (arguments == ["setup"])
+    assert "of another version" in door.read_text()
 
 
 def test_plain_folders_any_ids_any_formats_and_only_json_on_stdout(plain_data, untrained, tmp_path):

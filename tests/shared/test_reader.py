@@ -77,6 +77,15 @@ def test_a_file_that_the_decoder_does_not_survive_is_lost_alone(name, reason):
                 assert frames == [0, 1, 2, 3, 4, 5] and why is None
 
 
+def test_however_many_frames_are_wanted_a_file_has_its_time_and_no_more():
+    """Requests that are longer than what the decoder's socket takes, behind one at which the decoder hangs."""
+    wanted = range(300_000)
+    with open_reader(data_limits(seconds_per_file=3), decoder=BAD) as reader:
+        answers = [reader.frames(each, wanted) for each in ("hang", "good", "hang", "good", "good")]
+        for answer, frames in zip(answers, ([0, 1, 2], list(range(30))) * 2, strict=False):
+            assert seen(answer)[0] == frames
+
+
 @pytest.mark.parametrize(("name", "again"), [("killed", True), ("bloat", True), ("hang", True), ("bad", False)])
 def test_what_may_be_no_fault_of_the_file_is_told(name, again):
     seconds = 3 if name == "hang" else 60

@@ -12,7 +12,7 @@ import yaml
 
 from shared.errors import UserError
 from shared.files import write_json
-from shared.status import TITLES, as_table, main, read_status
+from shared.status import TITLES, as_table, entry_of, main, read_status
 from shared.work import Step
 from tests.conftest import PROJECT
 
@@ -106,6 +106,18 @@ def test_a_step_that_an_earlier_run_began_is_interrupted_beside_a_run_that_does_
     (work / "crops").mkdir()
     write_json(work / "crops" / "begun.json", {"fingerprint": "x"})
     assert states(read_status(work, work / "weights"))["crops"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "bbox_sub.train", "--data", "data"],
+        ["-u", "-m", "shared.start", "bbox_sub.train", "--data", "data"],
+        ["bbox_sub.train"],
+    ],
+)
+def test_a_run_is_named_by_its_entry(command):
+    assert entry_of(command) == "bbox_sub.train" and entry_of([]) == ""
 
 
 def test_titles_are_those_of_the_bars():
