@@ -869,7 +869,7 @@ def test_find_takes_a_video_of_any_name(door, name):
         (here / "work" / "embeddings" / kind / "manifest.json").write_text("{}")
     ended, calls = call("find", "--video", name)
     assert ended.returncode == 0, ended.stderr
-    assert [words[1] for words in calls] == ["bbox_sub.infer", "metric_sub.find"]
+    assert [words[2] for words in calls] == ["bbox_sub.infer", "metric_sub.find"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -881,7 +881,7 @@ def test_find_takes_photos_of_any_name(door, name):
         (here / "work" / "embeddings" / kind / "manifest.json").write_text("{}")
     ended, calls = call("find", "--photos", name)
     assert ended.returncode == 0, ended.stderr
-    assert [words[1] for words in calls] == ["bbox_sub.infer", "metric_sub.find"]
+    assert [words[2] for words in calls] == ["bbox_sub.infer", "metric_sub.find"]
 
 
 @pytest.mark.parametrize("value", ["1; touch MARK", "$(touch MARK)", "a[$(touch MARK)]", "-1", "x"])
