@@ -114,19 +114,18 @@ class Loop:
         return self.folder / "stderr.log"
 
     def begin(self, by_door: bool = True) -> None:
-        """Draws the data, makes the undisturbed run, by run.sh or not, and another by forks, which must not differ."""
+        """Draws the data and makes the undisturbed run, by forks; and one by run.sh before it, if asked to, which must not differ."""
         self.folder.mkdir(parents=True, exist_ok=True)
         draw(self.folder, self.overrides)
         if by_door:
             for verb in ("train", "infer"):
                 subprocess.run(self._door(verb), check=True, stdout=subprocess.DEVNULL, stderr=open(self.log, "ab"))
-        else:
-            self._run(None)
-        self.expected = contents(self.work)
-        self.wipe()
+            self.expected = contents(self.work)
+            self.wipe()
         begun = time.monotonic()
         self._run(None)
         self.seconds = time.monotonic() - begun
+        self.expected = self.expected or contents(self.work)
         self.compare()
 
     def round(self, number: int) -> None:
