@@ -226,7 +226,7 @@ def _read_checkpoint(path: Path) -> tuple[str, int, dict[str, dict]]:
         if any(member.file_size > member.compress_size for member in archive.infolist()):
             raise ValueError("it is compressed")  # as torch.save's are not: a small file could take all memory
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state["step"], int) or state["step"] < 0 or not isinstance(state["parts"], dict):
+    if type(state["step"]) is not int or not 0 <= state["step"] < 2**63 or not isinstance(state["parts"], dict):
         raise ValueError("expected the number of steps, and the states of the parts")
     return state["fingerprint"], state["step"], state["parts"]
 
