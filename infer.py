@@ -19,7 +19,7 @@ from shared.flow import Flow
 from shared.lock import locked
 from shared.progress import progress_bar
 from shared.reader import open_reader
-from shared.units import KINDS, Job, Unit, read_units
+from shared.units import Job, Unit, due_units, read_units
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         media = catalogue.table("table", MEDIA)
         detections = Detections(config, options.weights, options.work, media, options.fresh, options.strict)
         embeddings = Embeddings(config, options.weights, options.work, media, detections.fingerprints, options.fresh)
-        steps = {kind: (detections.steps[kind], embeddings.steps[kind]) for kind in KINDS}
-        due = [unit for unit in detections.units if not all(step.stands(unit.number) for step in steps[unit.kind])]
+        due = due_units(detections.units, detections.steps, embeddings.steps)
         total = len(detections.units)
         with progress_bar(total=total, title="infer", unit="unit", done=total - len(due)) as bar, Flow() as flow:
             read = flow.ahead(read_units(jobs(due, detections, embeddings), reader, config.frames.indices))

@@ -12,7 +12,7 @@ from shared.flow import Flow
 from shared.lock import locked
 from shared.progress import progress_bar
 from shared.reader import open_reader
-from shared.units import UnitEnd, read_units
+from shared.units import UnitEnd, due_units, read_units
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         catalogue = catalogue_media(options.data, options.work, config.data, options.fresh, options.strict)
         media = catalogue.table("table", MEDIA)
         detections = Detections(config, options.weights, options.work, media, options.fresh, options.strict)
-        due = [unit for unit in detections.units if not detections.steps[unit.kind].stands(unit.number)]
+        due = due_units(detections.units, detections.steps)
         total = len(detections.units)
         with progress_bar(total=total, title="detect", unit="unit", done=total - len(due)) as bar, Flow() as flow:
             read = flow.ahead(read_units(detections.jobs(due), reader, config.frames.indices))

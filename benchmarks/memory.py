@@ -6,7 +6,8 @@ Draws 400 pictures and 40 videos of sizes of their own, links them under as many
 --stages one stage after the other, as the containers do) with networks that were never trained. Meanwhile the memory of the process
 and all its children is sampled (PSS: of memory that several share, each has its share). For every step it tells the memory in
 its second and its last quarter, its peak, and the slope in MB per 1,000 units (files; of infer items and videos), fitted by least
-squares to all but the first quarter, in which caches fill. A run of a hundred times as many would end higher by a hundred times slope times units.
+squares to all but the first quarter, in which caches fill. A run of a hundred times as many would end higher by a hundred times
+slope times units.
 """
 
 import argparse

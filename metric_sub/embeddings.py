@@ -21,7 +21,19 @@ from shared.quantized import runtime_settings
 from shared.reader import open_reader
 from shared.runtime import choose_runtime
 from shared.tables import DETECTION_COLUMNS, detection_table
-from shared.units import AGAIN, KINDS, UNITS_PER_PART, Job, Picture, Unit, UnitEnd, UnitStep, read_units, units_of
+from shared.units import (
+    AGAIN,
+    KINDS,
+    UNITS_PER_PART,
+    Job,
+    Picture,
+    Unit,
+    UnitEnd,
+    UnitStep,
+    due_units,
+    read_units,
+    units_of,
+)
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, fingerprint, read_step, table_fingerprint, worth_another_try
 
@@ -209,7 +221,7 @@ def embed_detections(config: Config, options: argparse.Namespace, media: pd.Data
         kind: UnitStep(step, n_units[kind], UNITS_PER_PART[kind], {"table": detection_table([])})
         for kind, step in found.items()
     }
-    due = [unit for unit in embeddings.units if not embeddings.steps[unit.kind].stands(unit.number)]
+    due = due_units(embeddings.units, embeddings.steps)
 
     def jobs() -> Iterator[Job]:
         for unit in due:

@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 
 class FrameList(Section):
-    """Frame indices start, start + step, ... up to and including stop, counted in display order from 0."""
+    """Frame indices start, start + step, ... up to and including stop, counted in display order from 0: one to MOST_FRAMES of them."""
 
     start: Index
     stop: Index

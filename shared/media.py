@@ -285,7 +285,7 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[av.container.In
     except MemoryError:  # FFmpeg gives no header more than 2 GB, and for one that claims more it takes none
         fault = MediaError("not a readable video (its header asks for more memory than there is, or for over 2 GB)", again=True)
     if fault:
-        raise fault
+        raise fault  # and not above: behind it is no memory that ran out
     with opened as container:
         if not container.streams.video:
             raise MediaError("the file has no video stream")

@@ -27,6 +27,8 @@ from shared.work import fingerprint
 
 log = logging.getLogger("train")
 
+MOST_STEPS = 2**63 - 1  # that TensorBoard can number
+
 RESUME = "resume"  # the folder of a model's checkpoints
 
 # Keys of detector_train and of embed_train: how a run is carried out, not what comes of it.
@@ -226,7 +228,7 @@ def _read_checkpoint(path: Path) -> tuple[str, int, dict[str, dict]]:
         if any(member.file_size > member.compress_size for member in archive.infolist()):
             raise ValueError("it is compressed")  # as torch.save's are not: a small file could take all memory
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if type(state["step"]) is not int or not 0 <= state["step"] < 2**63 or not isinstance(state["parts"], dict):
+    if type(state["step"]) is not int or not 0 <= state["step"] <= MOST_STEPS or not isinstance(state["parts"], dict):
         raise ValueError("expected the number of steps, and the states of the parts")
     return state["fingerprint"], state["step"], state["parts"]
 
@@ -305,7 +307,7 @@ def _is_record(row: dict) -> bool:
     try:
         for value in row.values():
             float(value or 0)
-        return 0 <= int(row["step"]) < 2**63
+        return 0 <= int(row["step"]) <= MOST_STEPS
     except (KeyError, TypeError, ValueError):
         return False
 

@@ -88,6 +88,11 @@ def units_of(media: pd.DataFrame) -> list[Unit]:
     return units
 
 
+def due_units(units: list[Unit], *steps: dict[str, "UnitStep"]) -> list[Unit]:
+    """The units that do not stand in every one of the steps, each of which is given by kind."""
+    return [unit for unit in units if not all(of_kinds[unit.kind].stands(unit.number) for of_kinds in steps)]
+
+
 def read_units(jobs: Iterable[Job], reader: Reader, frame_indices: list[int]) -> Iterator[Picture | UnitEnd]:
     """The pictures of each job's unit and then its end. A medium that cannot be read is skipped, on record.
 

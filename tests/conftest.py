@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,19 @@ SMALLER = [
 def data_limits(**changes) -> Data:
     """The section `data` of configs/tiny.yaml with some values changed."""
     return Data.model_validate({**load_config(PROJECT / "configs" / "tiny.yaml").data.model_dump(), **changes})
+
+
+def door_over(script: str, folder: Path) -> Path:
+    """run.sh in a folder of its own, over an interpreter that is this script of bash."""
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/bash\n{script}\n")
+    python.chmod(0o755)
+    for name in ("run.sh", "requirements.lock"):
+        shutil.copyfile(PROJECT / name, folder / name)
+    mark = subprocess.run(["cksum"], input=(folder / "requirements.lock").read_bytes(), capture_output=True, check=True)
+    (folder / ".venv" / ".installed").write_bytes(mark.stdout)
+    return folder / "run.sh"
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import bbox_sub.infer
 import metric_sub.infer
 from metric_sub.result import check_result
 from shared.reader import Reader
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, door_over
 from tests.drawing import numbered_frames, product_box, scene, write_video
 from tests.forks import run_stages
 
@@ -90,19 +89,6 @@ def test_mistakes_are_told_in_words_and_leave_stdout_empty(arguments, words, tmp
     ended = run(*arguments, cwd=tmp_path)
     assert ended.returncode == 1 and ended.stdout == ""
     assert words in ended.stderr and "Traceback" not in ended.stderr
-
-
-def door_over(script: str, folder: Path) -> Path:
-    """run.sh in a folder of its own, over an interpreter that is this script of bash."""
-    python = folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f"#!/bin/bash\n{script}\n")
-    python.chmod(0o755)
-    for name in ("run.sh", "requirements.lock"):
-        shutil.copyfile(PROJECT / name, folder / name)
-    mark = subprocess.run(["cksum"], input=(folder / "requirements.lock").read_bytes(), capture_output=True, check=True)
-    (folder / ".venv" / ".installed").write_bytes(mark.stdout)
-    return folder / "run.sh"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pickle
 import pickletools
 import re
 import shutil
-import stat
 import struct
 import subprocess
 import tarfile
@@ -54,6 +53,7 @@ from shared.tables import DETECTION_COLUMNS
 from shared.training import Checkpoint, Record
 from shared.weights import read_description, read_state, save_weights
 from shared.work import Step, read_step
+from tests.conftest import door_over
 from tests.fuzz.parsers import files_of, run_files
 from tests.metric_sub.test_report import report as write_report
 from tests.metric_sub.test_report import write_photo, write_run, write_video
@@ -809,24 +809,14 @@ NAMES = [
 @pytest.fixture
 def door(tmp_path):
     """run.sh in a folder of its own, over an interpreter that only writes down its arguments: (call, calls)."""
-    root = tmp_path / "vid2shop"
-    (root / ".venv" / "bin").mkdir(parents=True)
-    shutil.copyfile(PROJECT / "run.sh", root / "run.sh")
-    shutil.copyfile(PROJECT / "requirements.lock", root / "requirements.lock")
-    want = subprocess.run(
-        ["cksum"], input=(root / "requirements.lock").read_bytes(), capture_output=True, check=True
-    ).stdout
-    (root / ".venv" / ".installed").write_bytes(want)
-    python = root / ".venv" / "bin" / "python"
-    python.write_text(f"#!/bin/bash\nprintf '%s\\0' \"$@\" END >> '{tmp_path}/calls'\n")
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    run_sh = door_over(f"printf '%s\\0' \"$@\" END >> '{tmp_path}/calls'", tmp_path / "vid2shop")
     here = tmp_path / "here"
     here.mkdir()
 
     def call(*arguments, **environment):
         (tmp_path / "calls").unlink(missing_ok=True)
         ended = subprocess.run(
-            ["bash", str(root / "run.sh"), *map(str, arguments)],
+            ["bash", str(run_sh), *map(str, arguments)],
             cwd=here,
             env={**os.environ, "TMPDIR": str(tmp_path), **environment},
             capture_output=True,
