@@ -18,7 +18,7 @@ usage: bash run.sh VERB [options] [section.key=value ...]
   setup           make .venv and install the locked requirements (every verb does it when it is due)
   sample          draw a data set:                 sample DIR [--items 40] [--seed 0]
   check           look through a data set:         check --data DIR
-  preview         draw augmented crops:            preview --config FILE --data DIR [--out FILE.png]
+  preview         draw what training would see:    preview --config FILE --data DIR [--stage detect|match]
   train           train detector and embedders:    train --config FILE --data DIR --work DIR
   infer           match items and videos:          infer --data DIR --work DIR > result.json
   find            one video or item in a run:      find --work DIR --video FILE | --photos DIR [--top 5] [--json]
@@ -57,7 +57,7 @@ help_of() {
         sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 1]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
         check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is: all that training would refuse." ;;
         train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options"; echo "$stage_options"; echo "PROCESSES=N trains in N processes, each on a GPU of its own or all on the CPU; they share every batch." ;;
-        preview) echo "usage: bash run.sh preview [options] [--out FILE.png] [section.key=value ...]"; echo "Draws crops of some products as the first embedder would train on them, for each augmentation that a phase uses, and whole batches; prints the sheet's path (default: <work>/preview.png). Needs annotations, no weights."; echo "$common_options" ;;
+        preview) echo "usage: bash run.sh preview [options] [--stage detect|match] [--out FILE.png] [section.key=value ...]"; echo "Draws pictures with their boxes as the detector would train on them (<work>/preview_detector.png), and crops of some products as the first embedder would, for each augmentation that a phase uses, and whole batches (<work>/preview.png); prints the sheets' paths. --stage draws one of them, --out FILE names it. Needs annotations, no weights."; echo "$common_options" ;;
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "With --stage detect it leaves <work>/detections and prints nothing."; echo "$common_options"; echo "  --strict             stop at the first file that cannot be used, with exit 1; without it such files are listed in <work>/skipped.json"; echo "$stage_options" ;;
         evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > figures.json"; echo "Judges the models by labelled pictures; all is in <work>/evaluation."; echo "The detector: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms."; echo "The embedders: recall@1, 5, 10 and mAP@R of video crops against photo crops, by kind of item, and S1, S2, S3 on the labelled boxes, each beside the colour histogram's; a cut-off; the worst confusions."; echo "Prints the figures of one stage, or both as {\"detector\": ..., \"embedders\": ...}."; echo "$common_options"
             echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose the detector's thresholds for (default: 0.9)"; echo "  --stage detect|match judge the detector alone, or the embedders" ;;
@@ -181,11 +181,17 @@ without() {  # without NAME ARGS...: puts ARGS without --NAME and its value into
     done
 }
 
+chosen_stage() {  # chosen_stage ARGS...: what --stage names, else both
+    local chosen
+    chosen="$(option stage both "$@")"
+    case "$chosen" in both|detect|match) ;; *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;; esac
+    printf '%s' "$chosen"
+}
+
 stages() {  # stages VERB ARGS...: both stages of train, infer or judge, or the one that --stage names
     local verb="$1" chosen kept
     shift
-    chosen="$(option stage both "$@")"
-    case "$chosen" in both|detect|match) ;; *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;; esac
+    chosen="$(chosen_stage "$@")"
     without stage "$@"
     [ "$chosen" = match ] || stage bbox_sub "$verb" ${kept[@]+"${kept[@]}"}
     [ "$verb" != judge ] || without precision ${kept[@]+"${kept[@]}"}  # which is of the detector's thresholds
@@ -240,6 +246,15 @@ find_in_run() {  # find_in_run ARGS...: both stages on a folder of one video or 
     run metric_sub.find "${kept[@]}" --among "$work" "$@"
 }
 
+preview() {
+    local chosen kept
+    chosen="$(chosen_stage "$@")"
+    [ "$chosen" != both ] || [ -z "$(option out "" "$@")" ] || { echo "error: --out names one sheet: give --stage detect or --stage match with it" >&2; exit 2; }
+    without stage "$@"
+    [ "$chosen" = match ] || run bbox_sub.preview ${kept[@]+"${kept[@]}"}
+    [ "$chosen" = detect ] || run metric_sub.preview ${kept[@]+"${kept[@]}"}
+}
+
 evaluate() {
     local folder
     RUNNER=local stages judge "$@"
@@ -274,12 +289,11 @@ calibrate() {
 run_tests() {  # run_tests ARGS...: all tests in .venv; or a stage's, in an environment that has that stage's requirements alone
     local chosen package paths kept
     cd "$root"
-    chosen="$(option stage both "$@")"
+    chosen="$(chosen_stage "$@")"
     case "$chosen" in
         both) "$python" -m pytest "$@"; return ;;
         detect) package=bbox_sub paths="tests/shared tests/bbox_sub" ;;
         match) package=metric_sub paths=tests/metric_sub ;;
-        *) echo "error: --stage: expected detect or match, found '$chosen'" >&2; exit 2 ;;
     esac
     without stage "$@"
     "$python" -m tests.stage_environment "$package" "$root/.venv-$chosen"
@@ -324,7 +338,6 @@ case "$verb" in
     setup) ;;
     sample) run sample "$@" ;;
     check) run shared.check "$@" ;;
-    preview) run metric_sub.preview "$@" ;;
     report) run metric_sub.report "$@" ;;
     status) run shared.status "$@" ;;
     import-weights) run bbox_sub.import_weights "$@" ;;

@@ -1,7 +1,7 @@
 """What the detector learns from: pictures with their boxes and categories, and the batches of a training run."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
+from bbox_sub.paste import cut_out, paste
 from bbox_sub.resize import resize_picture, resized_size
 from shared.boxes import box_areas, clip_boxes
 from shared.config import Config
@@ -30,6 +31,7 @@ class LabelledPicture:
     picture: str
     boxes_xyxy: np.ndarray
     labels: np.ndarray
+    photo: bool = False  # of an item; else a frame of a video
 
 
 def labelled_pictures(
@@ -103,6 +105,7 @@ class DetectorBatches(TorchDataset):
 
     def __init__(self, pictures: list[LabelledPicture], config: Config, process: int = 0, n_processes: int = 1):
         self._pictures = pictures
+        self._photos = [picture for picture in pictures if picture.photo and len(picture.labels)]
         self._config = config
         self._train = config.detector_train
         self._places = slice(process, None, n_processes)
@@ -157,13 +160,38 @@ class DetectorBatches(TorchDataset):
         if rng.random() < self._train.flip:
             image = image.flip(-1)
             boxes = np.stack([size_hw[1] - boxes[:, 2], boxes[:, 1], size_hw[1] - boxes[:, 0], boxes[:, 3]], axis=1)
-        torch.manual_seed(int(rng.integers(2**31)))  # torchvision's transforms draw from torch
-        image = self._colour(image).float() / 255
+        image = self._recoloured(image, rng)
+        if not labelled.photo and self._photos and rng.random() < self._train.paste:
+            image, boxes, labels = self._with_product(image, boxes, labels, rng)
+        image = image.float() / 255
         large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)  # what shrank under a pixel cannot be learnt
         return image, {
             "boxes": torch.from_numpy(boxes[large]).float().reshape(-1, 4),
             "labels": torch.from_numpy(labels[large]),
         }
+
+    def _recoloured(self, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        torch.manual_seed(int(rng.integers(2**31)))  # torchvision's transforms draw from torch
+        return self._colour(image)
+
+    def _with_product(
+        self, image: torch.Tensor, boxes_xyxy: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """A product of any photo over the image, with its box; all as it was where the photo has no paper to cut it out of."""
+        photo = self._photos[rng.integers(len(self._photos))]
+        box = int(rng.integers(len(photo.labels)))
+        photo_rgb = read_picture(photo.picture, self._config.data.max_pixels)
+        product = cut_out(photo_rgb, photo.boxes_xyxy[box], image.shape[1:], rng)
+        if product is None:
+            return image, boxes_xyxy, labels
+        if rng.random() < self._train.flip:
+            product = product.mirrored()
+        product = replace(product, image=self._recoloured(product.image, rng))
+        top, left = (
+            int(rng.integers(whole - part + 1))
+            for whole, part in zip(image.shape[1:], product.shares.shape, strict=True)
+        )
+        return paste(image, boxes_xyxy, labels, product, int(photo.labels[box]), top, left)
 
 
 def count_boxes(pictures: list[LabelledPicture], max_pixels: int) -> dict[str, int]:

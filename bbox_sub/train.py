@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -111,7 +112,9 @@ def prepare(
 def pictures_of(part: Dataset, cut: pd.DataFrame, config: Config) -> list[LabelledPicture]:
     """The labelled pictures of one side of the data; `cut` is the table of all, from `extract_labelled_frames`."""
     rows = cut[cut.media_id.isin(part.media.media_id)]
-    return labelled_pictures(rows, part.labels, config.detector.categories, config.data.label_aliases)
+    pictures = labelled_pictures(rows, part.labels, config.detector.categories, config.data.label_aliases)
+    are_photos = rows.media_id.isin(part.media.media_id[part.media.kind == "photo"])
+    return [replace(picture, photo=bool(is_photo)) for picture, is_photo in zip(pictures, are_photos, strict=True)]
 
 
 def check_batch_sizes(settings: DetectorTrain, n_processes: int) -> None:

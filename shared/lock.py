@@ -25,7 +25,7 @@ log = logging.getLogger("work")
 # What a run makes folders of in a work folder, beside weights, which may be a link, as its models may.
 FOLDERS = (
     *("media", "detections", "embeddings", "index", "matches", "frames", "crops"),
-    *("evaluation", "calibration", "find", "preview"),
+    *("evaluation", "calibration", "find", "preview", "preview_detector"),
 )
 LOCK = ".lock"
 LOCK_TRIES, LOCK_PAUSE_S = 6, 0.1  # `status` looks at a lock by holding it for a moment

@@ -82,6 +82,12 @@ def scene(
     return image
 
 
+def tiles(rows: str, colours: dict[str, tuple[int, int, int]]) -> np.ndarray:
+    """Rows of letters as tiles of 4 x 4 px, each in its letter's colour: `tiles("WR RR", {...})` is (8, 8, 3) uint8."""
+    letters = np.array([[colours[letter] for letter in row] for row in rows.split()], np.uint8)
+    return letters.repeat(4, axis=0).repeat(4, axis=1)
+
+
 def draw_dataset(root: Path) -> None:
     """A data set in the Watch-and-Buy layout: four items of two photos, three videos of N_FRAMES, all annotated.
 

@@ -321,6 +321,11 @@ def test_one_stage_alone_then_its_detections_for_others(plain_data, untrained, t
     assert run("train", "--stage", "both of them").returncode == 2
 
 
+def test_one_name_does_not_serve_for_two_sheets(tmp_path):
+    ended = run("preview", "--data", tmp_path, "--out", tmp_path / "sheet.png")
+    assert ended.returncode == 2 and "--stage detect or --stage match" in ended.stderr
+
+
 def test_find_ranks_items_for_a_video_and_videos_for_photos(plain_data, untrained, tmp_path):
     work = tmp_path / "work"
     scratch = tmp_path / "scratch"

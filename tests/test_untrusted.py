@@ -31,6 +31,7 @@ from bbox_sub.checkpoint import read_checkpoint
 from bbox_sub.coco_results import main as export_coco
 from bbox_sub.detector import build_detector, load_detector
 from bbox_sub.infer import main as detect
+from bbox_sub.preview import main as preview_detector
 from metric_sub.calibrate import main as calibrate
 from metric_sub.embedder import build_embedder, load_embedders, save_embedder
 from metric_sub.embeddings import boxes_and_vectors, read_trained
@@ -613,7 +614,7 @@ def test_every_folder_that_is_made_in_a_work_folder_is_looked_at_for_links():
 
 def test_find_and_preview_follow_no_links_out_of_a_work_folder(run, tiny_data):
     common = ["--data", str(tiny_data), "--config", str(PROJECT / "configs" / "tiny.yaml")]
-    for main, folder in ((preview, "preview"), (find, "find")):
+    for main, folder in ((preview, "preview"), (preview_detector, "preview_detector"), (find, "find")):
         (run / "work" / folder).symlink_to(run)
         work = ["--work", str(run / "scratch"), "--among", str(run / "work")] if main is find else ["--work", str(run / "work")]
         with pytest.raises(UserError, match=f"work/{folder}: expected a folder, found a symbolic link"):

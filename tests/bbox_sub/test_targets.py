@@ -16,9 +16,12 @@ from bbox_sub.targets import (
     labelled_pictures,
     place_on_canvas,
 )
+from bbox_sub.train import pictures_of
 from shared.config import Config
+from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.frames import write_jpeg
+from tests.limits import LIMITS
 
 
 def changed(config, batch_size=None, **keys):
@@ -97,6 +100,15 @@ def drawn(tmp_path):
         n_boxes = int(k < 9)
         pictures.append(LabelledPicture(str(tmp_path / f"{k}.jpg"), np.float32([box])[:n_boxes], np.full(n_boxes, 1)))
     return pictures
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A red product, of category 5, on white paper."""
+    image = np.full((100, 80, 3), 255, np.uint8)
+    image[20:80, 20:60] = 220, 20, 20
+    write_jpeg(tmp_path / "photo.jpg", image)
+    return LabelledPicture(str(tmp_path / "photo.jpg"), np.float32([[20, 20, 60, 80]]), np.array([5]), photo=True)
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -179,15 +191,65 @@ def same(a, b):
     )
 
 
-def test_a_batch_depends_on_seed_and_step_alone(drawn, tiny_config):
-    config = changed(tiny_config, colour_jitter=1.0)
-    batches = DetectorBatches(drawn, config)
+def test_a_batch_depends_on_seed_and_step_alone(drawn, photo, tiny_config):
+    config = changed(tiny_config, colour_jitter=1.0, paste=0.5)
+    pictures = [*drawn, photo]
+    batches = DetectorBatches(pictures, config)
     torch.manual_seed(0)
     first = [batches[step] for step in range(6)]
     torch.manual_seed(99)
     for step in (5, 2):
-        assert same(DetectorBatches(drawn, config)[step], first[step])
-    assert not same(first[0], DetectorBatches(drawn, config.model_copy(update={"seed": 1}))[0])
+        assert same(DetectorBatches(pictures, config)[step], first[step])
+    assert not same(first[0], DetectorBatches(pictures, config.model_copy(update={"seed": 1}))[0])
+
+
+def pasted_over(pictures, tiny_config, paste):
+    """All pictures once, unchanged but for what is pasted: [(image, target)]."""
+    config = changed(tiny_config, paste=paste, flip=0.0, colour_jitter=0.0, zoom=1.0, batch_size=len(pictures))
+    images, targets, _ = DetectorBatches(pictures, config)[0]
+    return list(zip(images, targets, strict=True))
+
+
+def test_every_frame_gets_a_photos_product_with_its_box(drawn, photo, tiny_config):
+    n_pasted = 0
+    for image, target in pasted_over([*drawn, photo], tiny_config, paste=1.0):
+        red = (image[0] - image[1] > 0.3).numpy()
+        if image[:, 0, 0].min() > 0.9:  # the photo itself
+            assert len(target["boxes"]) == 1
+            continue
+        n_pasted += 1
+        rows, columns = np.nonzero(red)
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert np.abs(target["boxes"][-1].numpy() - seen).max() <= 1.5
+        assert target["labels"][-1] == 5 and set(target["labels"][:-1].tolist()) <= {1}
+    assert n_pasted == 10
+
+
+def test_some_frames_get_one_and_photos_none(drawn, photo, tiny_config):
+    pictures = [*drawn, photo, photo]
+    without, half = (pasted_over(pictures, tiny_config, paste) for paste in (0.0, 0.5))
+    changes = [not torch.equal(image, other) for (image, _), (other, _) in zip(without, half, strict=True)]
+    photos = [bool(image[:, 0, 0].min() > 0.9) for image, _ in without]
+    assert sum(photos) == 2 and not any(change for change, is_photo in zip(changes, photos, strict=True) if is_photo)
+    assert 1 <= sum(changes) <= 9
+
+
+def test_without_a_photo_on_paper_nothing_is_pasted(drawn, tiny_config, tmp_path):
+    write_jpeg(tmp_path / "dark.jpg", np.zeros((80, 60, 3), np.uint8))
+    dark = LabelledPicture(str(tmp_path / "dark.jpg"), np.float32([[10, 10, 50, 70]]), np.array([1]), photo=True)
+    for pictures in (drawn, [*drawn, dark]):
+        without, every = (pasted_over(pictures, tiny_config, paste) for paste in (0.0, 1.0))
+        for (image, target), (other, other_target) in zip(without, every, strict=True):
+            assert torch.equal(image, other) and torch.equal(target["boxes"], other_target["boxes"])
+
+
+def test_the_training_knows_photos_from_frames(tiny_data, tiny_config):
+    dataset = read_dataset(tiny_data, LIMITS)
+    rows = dataset.labelled.assign(picture="a.jpg")
+    pictures = pictures_of(dataset, rows, tiny_config)
+    of_photos = rows.media_id.str.contains("/image/")
+    assert 0 < of_photos.sum() < len(rows)
+    assert [picture.photo for picture in pictures] == of_photos.tolist()
 
 
 @pytest.mark.parametrize("n_processes", [2, 3])
