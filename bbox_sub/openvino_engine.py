@@ -141,5 +141,5 @@ class CompiledDetector:
         pooled = boxes.new_zeros(len(boxes), self._side**2, levels[0].shape[-1])
         for number, (level, stride) in enumerate(zip(levels, STRIDES, strict=False)):
             places = torch.where(level_of == number)[0]
-            pooled[places] = pool_boxes(level[0], boxes[places], stride, self._side)
+            pooled[places] = pool_boxes(level, torch.zeros_like(places), boxes[places], stride, self._side)
         return pooled.flatten(1)

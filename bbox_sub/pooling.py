@@ -8,40 +8,44 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+MOST_TAPS = 2**22  # that are looked at at once; boxes of one level have a few dozen for each bin
 
-def pool_boxes(level: Tensor, boxes_xyxy: Tensor, stride: int, side: int) -> Tensor:
+
+def pool_boxes(maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int, side: int) -> Tensor:
     """(N, side * side, C): each bin's mean over the samples that torchvision's roi_align takes with aligned=True and
     sampling_ratio=0 (as many as the bin has cells, on each axis), bins row by row.
 
-    level (H, W, C) float32, boxes_xyxy (N, 4) in pixels, of which a cell spans `stride` on each axis. A box's result does not
-    depend on the other boxes. Boxes without area give zeros.
+    maps (B, H, W, C) float32, best contiguous; picture_of (N,) int64: whose map a box is pooled from; boxes_xyxy (N, 4) in pixels,
+    of which a cell spans `stride` on each axis. A box's result does not depend on the other boxes. Boxes without area give zeros.
+    Gradients go to the maps, as in roi_align.
     """
-    height, width, channels = level.shape
+    _, height, width, channels = maps.shape
     if not len(boxes_xyxy):
-        return level.new_zeros(0, side * side, channels)
-    boxes = boxes_xyxy / stride - 0.5  # in cells
-    rows, row_weights, n_rows = _taps(boxes[:, 1], boxes[:, 3] - boxes[:, 1], height, side)
-    columns, column_weights, n_columns = _taps(boxes[:, 0], boxes[:, 2] - boxes[:, 0], width, side)
-    table = level.reshape(height * width, channels)
-    pooled = level.new_zeros(len(boxes), side * side, channels)
-    forms = torch.stack([n_rows, n_columns], dim=1)  # boxes of one form have bins of so many rows and columns
-    for form in forms.unique(dim=0):
-        places = torch.where((forms == form).all(dim=1))[0]
-        down, across = form.tolist()
-        cells = rows[places, :, None, :down, None] * width + columns[places, None, :, None, :across]
-        weights = row_weights[places, :, None, :down, None] * column_weights[places, None, :, None, :across]
-        sums = functional.embedding_bag(
-            cells.reshape(-1, down * across),
-            table,
-            per_sample_weights=weights.reshape(-1, down * across),
-            mode="sum",
-        )  # (n * side * side, C)
-        pooled[places] = sums.reshape(-1, side * side, channels)
-    return pooled
+        return maps.new_zeros(0, side * side, channels)
+    boxes = boxes_xyxy.detach() / stride - 0.5  # in cells
+    rows, row_weights = _taps(boxes[:, 1], boxes[:, 3] - boxes[:, 1], height, side)
+    columns, column_weights = _taps(boxes[:, 0], boxes[:, 2] - boxes[:, 0], width, side)
+    rows = rows + picture_of[:, None, None] * height
+    cells, weights, counts = [], [], []
+    for some in torch.arange(len(boxes)).split(max(1, MOST_TAPS // (rows[0].numel() * columns[0].numel()))):
+        weight = row_weights[some, :, None, :, None] * column_weights[some, None, :, None, :]  # (n, side, side, T, T)
+        summed = weight != 0
+        cells.append((rows[some, :, None, :, None] * width + columns[some, None, :, None, :])[summed])
+        weights.append(weight[summed])
+        counts.append(summed.sum(dim=(3, 4)).flatten())
+    ends = torch.cat(counts).cumsum(0)
+    bins = functional.embedding_bag(
+        torch.cat(cells),
+        maps.reshape(-1, channels),
+        functional.pad(ends[:-1], (1, 0)),  # where each begins
+        per_sample_weights=torch.cat(weights),
+        mode="sum",
+    )
+    return bins.reshape(-1, side * side, channels)
 
 
-def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """On one axis, which cells each bin of a box sums, with which weights: (N, side, T), (N, side, T), and how many (N,) <= T.
+def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tensor, Tensor]:
+    """On one axis, which cells each bin of a box sums, with which weights: (N, side, T), (N, side, T); 0 where it sums fewer than T.
 
     start, length (N,): the box, in cells.
     """
@@ -52,8 +56,7 @@ def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tenso
     taken = (samples < in_bin) & (at >= -1) & (at <= n_cells)
     at = at.clamp(0, n_cells - 1)
     first, last = at[..., 0].floor().long(), torch.where(samples < in_bin, at, 0).amax(dim=2).floor().long()
-    n_taps = (last - first + 2).clamp(min=2).amax(dim=1)
-    cells = first[..., None] + torch.arange(int(n_taps.max()))  # (N, side, T)
+    cells = first[..., None] + torch.arange(max(2, int((last - first).max()) + 2))  # (N, side, T)
     share = (1 - (at[:, :, :, None] - cells[:, :, None, :]).abs()).clamp(min=0)  # (N, side, S, T): of a sample in a cell
     weights = (share * taken[..., None]).sum(dim=2) / in_bin.clamp(min=1)
-    return cells.clamp(max=n_cells - 1), weights, n_taps
+    return cells.clamp(max=n_cells - 1), weights

@@ -31,7 +31,7 @@ class LabelledPicture:
     picture: str
     boxes_xyxy: np.ndarray
     labels: np.ndarray
-    photo: bool = False  # of an item; else a frame of a video
+    is_photo: bool = False  # of an item, of which products are cut out; training alone asks for it
 
 
 def labelled_pictures(
@@ -105,7 +105,7 @@ class DetectorBatches(TorchDataset):
 
     def __init__(self, pictures: list[LabelledPicture], config: Config, process: int = 0, n_processes: int = 1):
         self._pictures = pictures
-        self._photos = [picture for picture in pictures if picture.photo and len(picture.labels)]
+        self._photos = [picture for picture in pictures if picture.is_photo and len(picture.labels)]
         self._config = config
         self._train = config.detector_train
         self._places = slice(process, None, n_processes)
@@ -161,7 +161,7 @@ class DetectorBatches(TorchDataset):
             image = image.flip(-1)
             boxes = np.stack([size_hw[1] - boxes[:, 2], boxes[:, 1], size_hw[1] - boxes[:, 0], boxes[:, 3]], axis=1)
         image = self._recoloured(image, rng)
-        if not labelled.photo and self._photos and rng.random() < self._train.paste:
+        if not labelled.is_photo and self._photos and rng.random() < self._train.paste:
             image, boxes, labels = self._with_product(image, boxes, labels, rng)
         image = image.float() / 255
         large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)  # what shrank under a pixel cannot be learnt

@@ -106,6 +106,7 @@ def prepare(
             raise UserError(
                 f"{options.data}: no labelled photo or frame for {name}: expected image_annotation/ and video_annotation/ there."
             )
+    warn_of_paste(config.detector_train, sides[0])
     return *sides, count_boxes(sides[0], config.data.max_pixels), depends
 
 
@@ -114,7 +115,15 @@ def pictures_of(part: Dataset, cut: pd.DataFrame, config: Config) -> list[Labell
     rows = cut[cut.media_id.isin(part.media.media_id)]
     pictures = labelled_pictures(rows, part.labels, config.detector.categories, config.data.label_aliases)
     are_photos = rows.media_id.isin(part.media.media_id[part.media.kind == "photo"])
-    return [replace(picture, photo=bool(is_photo)) for picture, is_photo in zip(pictures, are_photos, strict=True)]
+    return [replace(picture, is_photo=bool(is_photo)) for picture, is_photo in zip(pictures, are_photos, strict=True)]
+
+
+def warn_of_paste(settings: DetectorTrain, pictures: list[LabelledPicture]) -> None:
+    """Says so where detector_train.paste can have no effect."""
+    if settings.paste and not any(picture.is_photo and len(picture.labels) for picture in pictures):
+        log.warning("detector_train.paste: nothing is pasted, since no photo has a labelled box")
+    elif settings.paste and all(picture.is_photo for picture in pictures):
+        log.warning("detector_train.paste: nothing is pasted, since there are no frames of videos; a COCO file has photos alone")
 
 
 def check_batch_sizes(settings: DetectorTrain, n_processes: int) -> None:

@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from bbox_sub.resize import resize_picture, resized_size
+from benchmarks._plain_pooling import pooling_plainly
 from metric_sub.crops import crops_of_boxes, to_input
 from metric_sub.embedder import load_embedders
 from shared.cli import config_of, parse_options, run_entry, use_threads
@@ -45,6 +46,7 @@ def describe(data: Path, weights: Path, config: Config) -> tuple[pd.DataFrame, n
     """The boxes of the photos (item_id, name, box, score) and their vectors, the boxes of the videos (with frame_index) and theirs."""
     chosen = {key: getattr(config.detector, key) for key in INFERENCE_KEYS}
     detector, _ = load_detector(weights / "detector", runtime=PLAIN, least_score=0.0, **chosen)
+    pooling_plainly(detector)
     models = [load_embedders(weights / model.name, runtime=PLAIN, flip=config.embed.flip) for model in config.embedders]
     settings = config.detect
     rows, vectors = {"photo": [], "video": []}, {"photo": [], "video": []}

@@ -24,6 +24,7 @@ from torch import nn
 
 from bbox_sub.detector import build_detector, load_detector
 from bbox_sub.openvino_engine import MODELS, CompiledDetector, detector_models
+from benchmarks._plain_pooling import pooling_plainly
 from benchmarks.side_by_side import flop_of, matrix_limits, measure, publish, report_of
 from shared.boxes import pairwise_iou
 from shared.cli import use_threads
@@ -87,7 +88,7 @@ def prepare(name: str, weights: Path, pictures: list[torch.Tensor]) -> Callable[
     if name in (BASE, "detectron2"):
         engine = "torchvision" if name == BASE else name
         model, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE, engine=engine)
-        run = run_plain
+        model, run = pooling_plainly(model), run_plain
     else:
         model, _ = load_detector(weights, runtime=Runtime("openvino", name, "cpu", ""), least_score=LEAST_SCORE)
         run = run_ours

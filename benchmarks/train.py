@@ -22,6 +22,7 @@ from torch import nn
 import bbox_sub.train
 from bbox_sub.detector import build_detector
 from bbox_sub.targets import DetectorBatches
+from benchmarks._plain_pooling import pooling_plainly
 from benchmarks.side_by_side import Measured, publish, report_of
 from metric_sub.batches import EmbedderBatches
 from metric_sub.embedder import build_embedder
@@ -97,7 +98,8 @@ def plain_detector(config: Config, options: argparse.Namespace) -> Iterator[None
     cut = extract_labelled_frames(used, options.work, config.data, fresh=False)
     batches = DetectorBatches(bbox_sub.train.pictures_of(part, cut, config), config)
     settings = config.detector_train
-    network = build_detector(config.detector, load_pretrained=False, proposals_sampled=settings.proposals_sampled).train()
+    network = build_detector(config.detector, load_pretrained=False, proposals_sampled=settings.proposals_sampled)
+    network = pooling_plainly(network).train()
     optimizer = make_optimizer(
         settings.optimizer, network, settings.phases[0].learning_rate, settings.weight_decay, settings.momentum
     )

@@ -116,7 +116,7 @@ class DetectorTrain(Section):
     zoom: Annotated[float, Field(ge=1)]  # pictures are zoomed by 1 / zoom to zoom at random, in their frame; 1: not
     flip: Share
     colour_jitter: Share
-    paste: Share  # of the frames: a photo's product, cut out of its white paper, is pasted over
+    paste: Share  # of the frames, at most: a photo's product, cut out of its white paper, is pasted over
     ema: Share  # weight of the past in the average of weights; 0: none
     proposals_sampled: Count  # per picture, for the box head's loss
     precision: Precision

@@ -321,9 +321,33 @@ def test_one_stage_alone_then_its_detections_for_others(plain_data, untrained, t
     assert run("train", "--stage", "both of them").returncode == 2
 
 
-def test_one_name_does_not_serve_for_two_sheets(tmp_path):
-    ended = run("preview", "--data", tmp_path, "--out", tmp_path / "sheet.png")
-    assert ended.returncode == 2 and "--stage detect or --stage match" in ended.stderr
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [
+        (["--work", "w w"], ["bbox_sub.preview --work w w", "metric_sub.preview --work w w"]),
+        (["--stage", "detect", "--out", "a.png"], ["bbox_sub.preview --out a.png"]),
+        (["--stage=match", "--out=a.png"], ["metric_sub.preview --out=a.png"]),
+    ],
+)
+def test_preview_draws_the_sheets_of_both_stages_or_of_one(arguments, runs, tmp_path):
+    door = door_over('echo "${@:3}"', tmp_path)
+    ended = subprocess.run(["bash", door, "preview", *arguments], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.splitlines() == runs and ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "a.png"], "error: --out names one sheet: give --stage detect or --stage match with it\n"),
+        (["--stage", "all"], "error: --stage: expected detect or match, found 'all'\n"),
+        (["--stage"], "error: --stage wants a value\n"),
+    ],
+)
+def test_what_preview_cannot_draw_is_refused_in_one_line(arguments, words, tmp_path):
+    ended = subprocess.run(
+        ["bash", door_over("echo drawn", tmp_path), "preview", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode in (1, 2) and ended.stdout == "" and ended.stderr.endswith(words) and ended.stderr.count("\n") == 1
 
 
 def test_find_ranks_items_for_a_video_and_videos_for_photos(plain_data, untrained, tmp_path):

@@ -21,6 +21,10 @@ def photo_of(box, height=200, width=160):
     return image
 
 
+def drawn():
+    return np.random.default_rng(1)
+
+
 def square(side, colour=(200, 30, 30)):
     """A product of solid pixels alone."""
     image = torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, side, side)
@@ -28,17 +32,16 @@ def square(side, colour=(200, 30, 30)):
 
 
 def test_what_is_cut_out_is_the_product_in_a_size_that_fits():
-    box, size_hw, fits = (40, 50, 100, 170), (176, 313), []
+    box, size_hw, fits = (160, 200, 400, 680), (176, 313), []
     for seed in range(200):
-        product = cut_out(photo_of(box), np.float32(box), size_hw, np.random.default_rng(seed))
+        product = cut_out(photo_of(box, 800, 640), np.float32(box), size_hw, np.random.default_rng(seed))
         solid = product.solid.numpy()
         rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
         height, width = len(rows), len(columns)
         fits.append(max(solid.shape[0] / size_hw[0], solid.shape[1] / size_hw[1]))
-        scale = solid.shape[0] / (1.1 * 120)  # the box and a twentieth of its sides around it
-        assert height == pytest.approx(scale * 120, abs=3) and width == pytest.approx(
-            scale * 60, abs=3
-        )  # but for its rim
+        scale = solid.shape[0] / (1.1 * 480)  # the box and a twentieth of its sides around it
+        assert height == pytest.approx(scale * 480, abs=3)  # but for its rim
+        assert width == pytest.approx(scale * 240, abs=3)
         assert solid[rows[0] + 1 : rows[-1], columns[0] + 1 : columns[-1]].all()  # the blur rounds corners
         middle = product.image[:, solid.shape[0] // 2, solid.shape[1] // 2]
         assert middle.tolist() == list(COLOURS["R"])
@@ -47,23 +50,40 @@ def test_what_is_cut_out_is_the_product_in_a_size_that_fits():
 
 
 def test_white_within_the_product_stays_product():
-    product = cut_out(tiles("WWWWW WRRRW WRWRW WRRRW WWWWW", COLOURS), np.float32([4, 4, 16, 16]), (400, 400), ODD)
+    product = cut_out(tiles("WWWWW WRRRW WRWRW WRRRW WWWWW", COLOURS), np.float32([4, 4, 16, 16]), (400, 400), drawn())
     middle = product.shares.shape[0] // 2
     assert product.shares[middle, middle] == 1 and (product.image[:, middle, middle] > 250).all()
 
 
-ODD = np.random.default_rng(1)
+def test_a_product_is_never_enlarged():
+    for seed in range(20):
+        product = cut_out(
+            photo_of((40, 50, 100, 110)), np.float32([40, 50, 100, 110]), (900, 900), np.random.default_rng(seed)
+        )
+        assert product.shares.shape == (66, 66)  # 60 px and 3 on each side
+
+
+def test_a_scene_with_a_bright_strip_is_no_paper():
+    scene = np.random.default_rng(0).integers(0, 200, (100, 80, 3), dtype=np.uint8)
+    scene[:10] = 255
+    assert cut_out(scene, np.float32([0, 0, 80, 100]), (200, 200), drawn()) is None
+
+
+def test_of_a_white_product_the_print_alone_is_no_product():
+    shirt = photo_of((65, 60, 95, 90))
+    assert cut_out(shirt, np.float32([65, 60, 95, 90]), (200, 200), drawn()) is not None
+    assert cut_out(shirt, np.float32([20, 20, 140, 180]), (200, 200), drawn()) is None
 
 
 @pytest.mark.parametrize("rows", ["RBRB BRBR RBRB BRBR", "WWWW WWWW WWWW WWWW", "BBBBB BWWWB BWRWB BWWWB BBBBB"])
 def test_without_paper_around_it_nothing_is_cut_out(rows):
     photo = tiles(rows, COLOURS)
-    assert cut_out(photo, np.float32([0, 0, *photo.shape[1::-1]]), (200, 200), ODD) is None
+    assert cut_out(photo, np.float32([0, 0, *photo.shape[1::-1]]), (200, 200), drawn()) is None
 
 
 @pytest.mark.parametrize("box", [(300, 300, 340, 340), (160, 0, 170, 50), (5, 5, 5, 5)])
 def test_a_box_that_holds_nothing_of_the_photo_gives_nothing(box):
-    assert cut_out(photo_of((40, 50, 100, 170)), np.float32(box), (200, 200), ODD) is None
+    assert cut_out(photo_of((40, 50, 100, 170)), np.float32(box), (200, 200), drawn()) is None
 
 
 def test_a_pasted_product_covers_what_is_below_by_its_shares():
@@ -126,7 +146,9 @@ def test_nothing_changes_outside_of_the_product(height, width, side, seed):
 
 
 def test_mirroring_a_product_is_mirroring():
-    product = cut_out(tiles("WWWWW WRRWW WBWWW WWWWW", COLOURS), np.float32([4, 4, 12, 12]), (90, 90), ODD)
+    photo = photo_of((40, 50, 100, 170))
+    photo[60:170, 70:100] = COLOURS["W"]
+    product = cut_out(photo, np.float32([40, 50, 100, 170]), (90, 90), drawn())
     mirrored = product.mirrored()
     assert torch.equal(mirrored.image, product.image.flip(2)) and torch.equal(mirrored.shares, product.shares.flip(1))
     assert not torch.equal(mirrored.shares, product.shares)

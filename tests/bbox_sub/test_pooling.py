@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
-from bbox_sub.pooling import pool_boxes
+from bbox_sub import pooling
 
 SIDE = 7
 
@@ -14,6 +14,11 @@ SIDE = 7
 def by_torchvision(level, boxes, stride):
     pooled = roi_align(level.permute(2, 0, 1)[None], [boxes], SIDE, 1 / stride, sampling_ratio=0, aligned=True)
     return pooled.flatten(2).transpose(1, 2)  # (N, 49, C)
+
+
+def pool_boxes(level, boxes, stride, side):
+    """Boxes of a single picture."""
+    return pooling.pool_boxes(level[None], torch.zeros(len(boxes), dtype=torch.int64), boxes, stride, side)
 
 
 def random_level(height, width, channels=5, seed=0):
@@ -53,13 +58,48 @@ def test_a_plane_is_read_off_at_the_bins_centres():
 
 
 def test_a_box_gives_the_same_bits_in_any_company():
-    generator = torch.Generator().manual_seed(2)
-    corners = torch.rand(40, 2, 2, generator=generator) * 200
-    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
-    level = random_level(50, 50)
+    boxes, level = many_boxes(40, 200.0, seed=2), random_level(50, 50)
     together = pool_boxes(level, boxes, 4, SIDE)
     assert all(torch.equal(pool_boxes(level, boxes[k : k + 1], 4, SIDE)[0], together[k]) for k in range(len(boxes)))
 
 
 def test_no_boxes():
     assert pool_boxes(random_level(4, 4), torch.zeros(0, 4), 4, SIDE).shape == (0, SIDE * SIDE, 5)
+
+
+def many_boxes(n_boxes, size, seed):
+    corners = torch.rand(n_boxes, 2, 2, generator=torch.Generator().manual_seed(seed)) * size
+    return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+
+
+def test_several_pictures_and_the_gradient_of_torchvision():
+    """Maps of three pictures, channels last as a network leaves them; the sum of all that both give, weighted at random."""
+    boxes, picture_of = many_boxes(60, 220.0, seed=3), torch.arange(60) % 3
+    maps = torch.stack([random_level(52, 50, seed=k) for k in range(3)]).requires_grad_()
+    pooled = pooling.pool_boxes(maps, picture_of, boxes, 4, SIDE)
+    upstream = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(4))
+    [gradient] = torch.autograd.grad((pooled * upstream).sum(), maps)
+    rois = torch.cat([picture_of[:, None].float(), boxes], dim=1)
+    expected = roi_align(maps.permute(0, 3, 1, 2), rois, SIDE, 1 / 4, sampling_ratio=0, aligned=True)
+    expected = expected.flatten(2).transpose(1, 2)
+    [expected_gradient] = torch.autograd.grad((expected * upstream).sum(), maps)
+    assert torch.allclose(pooled, expected, atol=1e-5)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-5) and gradient.abs().max() > 0.1
+
+
+def test_boxes_get_no_gradient():
+    boxes = many_boxes(5, 60.0, seed=5).requires_grad_()
+    assert not pool_boxes(random_level(20, 20), boxes, 4, SIDE).requires_grad
+
+
+def test_boxes_that_are_looked_at_in_turns_give_the_same_bits(monkeypatch):
+    boxes, level = many_boxes(40, 200.0, seed=6), random_level(50, 50)
+    together = pool_boxes(level, boxes, 4, SIDE)
+    for most in (1, 20_000):
+        monkeypatch.setattr(pooling, "MOST_TAPS", most)
+        assert torch.equal(pool_boxes(level, boxes, 4, SIDE), together)
+
+
+def test_boxes_off_the_map_give_zeros():
+    boxes = torch.tensor([[500.0, 500.0, 600.0, 600.0], [-90.0, -90.0, -40.0, -40.0], [3.0, 3.0, 3.0, 9.0]])
+    assert not pool_boxes(random_level(20, 20), boxes, 4, SIDE).any()

@@ -1,5 +1,7 @@
 """What the detector learns from: boxes stay on their products through resizing and mirroring; batches go by seed and step."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ from bbox_sub.targets import (
     labelled_pictures,
     place_on_canvas,
 )
-from bbox_sub.train import pictures_of
+from bbox_sub.train import pictures_of, warn_of_paste
 from shared.config import Config
 from shared.dataset import read_dataset
 from shared.errors import UserError
@@ -108,7 +110,7 @@ def photo(tmp_path):
     image = np.full((100, 80, 3), 255, np.uint8)
     image[20:80, 20:60] = 220, 20, 20
     write_jpeg(tmp_path / "photo.jpg", image)
-    return LabelledPicture(str(tmp_path / "photo.jpg"), np.float32([[20, 20, 60, 80]]), np.array([5]), photo=True)
+    return LabelledPicture(str(tmp_path / "photo.jpg"), np.float32([[20, 20, 60, 80]]), np.array([5]), is_photo=True)
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -192,7 +194,7 @@ def same(a, b):
 
 
 def test_a_batch_depends_on_seed_and_step_alone(drawn, photo, tiny_config):
-    config = changed(tiny_config, colour_jitter=1.0, paste=0.5)
+    config = changed(tiny_config, colour_jitter=1.0, paste=1.0)
     pictures = [*drawn, photo]
     batches = DetectorBatches(pictures, config)
     torch.manual_seed(0)
@@ -201,11 +203,12 @@ def test_a_batch_depends_on_seed_and_step_alone(drawn, photo, tiny_config):
     for step in (5, 2):
         assert same(DetectorBatches(pictures, config)[step], first[step])
     assert not same(first[0], DetectorBatches(pictures, config.model_copy(update={"seed": 1}))[0])
+    assert any(5 in target["labels"] for step in (5, 2) for target in first[step][1])  # of the photo, by its category
 
 
-def pasted_over(pictures, tiny_config, paste):
-    """All pictures once, unchanged but for what is pasted: [(image, target)]."""
-    config = changed(tiny_config, paste=paste, flip=0.0, colour_jitter=0.0, zoom=1.0, batch_size=len(pictures))
+def pasted_over(pictures, tiny_config, paste, flip=0.0):
+    """All pictures once, unchanged but for what is pasted, or mirrored: [(image, target)]."""
+    config = changed(tiny_config, paste=paste, flip=flip, colour_jitter=0.0, zoom=1.0, batch_size=len(pictures))
     images, targets, _ = DetectorBatches(pictures, config)[0]
     return list(zip(images, targets, strict=True))
 
@@ -225,6 +228,46 @@ def test_every_frame_gets_a_photos_product_with_its_box(drawn, photo, tiny_confi
     assert n_pasted == 10
 
 
+def test_any_product_of_a_photo_comes_to_any_place_mirrored_or_not(drawn, tiny_config, tmp_path):
+    """Two products on one photo, each darker on its left: what is pasted tells which it was, and whether it is mirrored."""
+    image = np.full((100, 200, 3), 255, np.uint8)
+    for left, colour in ((20, (220, 20, 20)), (120, (20, 20, 220))):
+        image[20:80, left : left + 40] = colour
+        image[20:80, left : left + 20] //= 2
+    write_jpeg(tmp_path / "two.jpg", image)
+    boxes = np.float32([[20, 20, 60, 80], [120, 20, 160, 80]])
+    photo = LabelledPicture(str(tmp_path / "two.jpg"), boxes, np.array([5, 6]), is_photo=True)
+    seen, corners = set(), set()
+    for flip in (0.0, 1.0):
+        for shown, target in pasted_over([*drawn, *drawn, photo], tiny_config, 1.0, flip):
+            label = int(target["labels"][-1])
+            if shown[:, 0, 0].min() > 0.9 or label == 1:
+                continue
+            x1, y1, x2, y2 = target["boxes"][-1].round().int().tolist()
+            bright = shown[0 if label == 5 else 2, y1:y2, x1:x2]
+            left, right = bright[:, 3 : bright.shape[1] // 3].mean(), bright[:, -(bright.shape[1] // 3) : -3].mean()
+            seen.add((label, flip, bool(left > right)))
+            corners.add((x1, y1))
+    assert seen == {(5, 0.0, False), (5, 1.0, True), (6, 0.0, False), (6, 1.0, True)}
+    assert len(corners) > 15
+
+
+def test_a_pasted_product_has_colours_of_its_own(drawn, photo, tiny_config):
+    config = changed(tiny_config, paste=1.0, flip=0.0, colour_jitter=1.0, zoom=1.0, batch_size=len(drawn))
+    dark = [
+        dataclasses.replace(picture, boxes_xyxy=np.zeros((0, 4), np.float32), labels=np.zeros(0, int))
+        for picture in drawn
+    ]
+    batches = DetectorBatches([*dark, photo], config)
+    reds = [
+        tuple((image[:, int(y1 + y2) // 2, int(x1 + x2) // 2] * 255).int().tolist())
+        for step in range(3)
+        for image, target in zip(*batches[step][:2], strict=True)
+        for x1, y1, x2, y2 in target["boxes"][-1:]
+    ]
+    assert len(set(reds)) > 20
+
+
 def test_some_frames_get_one_and_photos_none(drawn, photo, tiny_config):
     pictures = [*drawn, photo, photo]
     without, half = (pasted_over(pictures, tiny_config, paste) for paste in (0.0, 0.5))
@@ -236,11 +279,27 @@ def test_some_frames_get_one_and_photos_none(drawn, photo, tiny_config):
 
 def test_without_a_photo_on_paper_nothing_is_pasted(drawn, tiny_config, tmp_path):
     write_jpeg(tmp_path / "dark.jpg", np.zeros((80, 60, 3), np.uint8))
-    dark = LabelledPicture(str(tmp_path / "dark.jpg"), np.float32([[10, 10, 50, 70]]), np.array([1]), photo=True)
+    dark = LabelledPicture(str(tmp_path / "dark.jpg"), np.float32([[10, 10, 50, 70]]), np.array([1]), is_photo=True)
     for pictures in (drawn, [*drawn, dark]):
         without, every = (pasted_over(pictures, tiny_config, paste) for paste in (0.0, 1.0))
         for (image, target), (other, other_target) in zip(without, every, strict=True):
             assert torch.equal(image, other) and torch.equal(target["boxes"], other_target["boxes"])
+
+
+def test_a_paste_without_effect_is_told(drawn, photo, tiny_config, caplog):
+    settings = changed(tiny_config, paste=0.5).detector_train
+    unlabelled = dataclasses.replace(photo, boxes_xyxy=np.zeros((0, 4), np.float32), labels=np.zeros(0, int))
+    for pictures, words in (
+        ([*drawn, photo], ""),
+        ([*drawn, unlabelled], "nothing is pasted, since no photo has a labelled box"),
+        ([photo, photo], "nothing is pasted, since there are no frames of videos"),
+    ):
+        caplog.clear()
+        warn_of_paste(settings, pictures)
+        assert words in caplog.text and bool(words) == bool(caplog.text)
+    caplog.clear()
+    warn_of_paste(changed(tiny_config, paste=0.0).detector_train, drawn)
+    assert not caplog.text
 
 
 def test_the_training_knows_photos_from_frames(tiny_data, tiny_config):
@@ -249,14 +308,14 @@ def test_the_training_knows_photos_from_frames(tiny_data, tiny_config):
     pictures = pictures_of(dataset, rows, tiny_config)
     of_photos = rows.media_id.str.contains("/image/")
     assert 0 < of_photos.sum() < len(rows)
-    assert [picture.photo for picture in pictures] == of_photos.tolist()
+    assert [picture.is_photo for picture in pictures] == of_photos.tolist()
 
 
 @pytest.mark.parametrize("n_processes", [2, 3])
-def test_processes_share_the_batch_of_one(drawn, tiny_config, n_processes):
-    config = changed(tiny_config, colour_jitter=1.0, batch_size=6)
-    whole = DetectorBatches(drawn, config)
-    shares = [DetectorBatches(drawn, config, process, n_processes) for process in range(n_processes)]
+def test_processes_share_the_batch_of_one(drawn, photo, tiny_config, n_processes):
+    config, pictures = changed(tiny_config, colour_jitter=1.0, paste=0.5, batch_size=6), [*drawn, photo]
+    whole = DetectorBatches(pictures, config)
+    shares = [DetectorBatches(pictures, config, process, n_processes) for process in range(n_processes)]
     for step in (0, 3):
         images, targets, canvas_hw = whole[step]
         for process, share in enumerate(shares):
