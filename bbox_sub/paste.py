@@ -12,7 +12,7 @@ from bbox_sub.resize import resize_picture
 from shared.boxes import clip_boxes, expand_boxes, pairwise_iou
 from shared.paper import paper_shares
 
-FITS = 0.3, 0.9  # a product fits into this share of the picture's sides, from and to
+FITS = 0.3, 0.9  # a product fits into this share of the picture's sides, from and to; one that is smaller stays so
 MARGIN = 0.05  # of its sides: a box is cut out with so much more, since a tight one may hold no paper
 ON_PAPER = 0.5  # share of a cut's border that is paper, at least: a scene's bright sky or window has less
 LEAST_IOU = 0.6  # of the solid pixels' box and the labelled one: of white products on paper only the print is solid

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MOST_TAPS = 2**22  # that are looked at at once; boxes of one level have a few dozen for each bin
-
 
 def pool_boxes(maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int, side: int) -> Tensor:
     """(N, side * side, C): each bin's mean over the samples that torchvision's roi_align takes with aligned=True and
@@ -23,29 +21,33 @@ def pool_boxes(maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int
     if not len(boxes_xyxy):
         return maps.new_zeros(0, side * side, channels)
     boxes = boxes_xyxy.detach() / stride - 0.5  # in cells
-    rows, row_weights = _taps(boxes[:, 1], boxes[:, 3] - boxes[:, 1], height, side)
-    columns, column_weights = _taps(boxes[:, 0], boxes[:, 2] - boxes[:, 0], width, side)
+    rows, row_weights, n_rows = _taps(boxes[:, 1], boxes[:, 3] - boxes[:, 1], height, side)
+    columns, column_weights, n_columns = _taps(boxes[:, 0], boxes[:, 2] - boxes[:, 0], width, side)
     rows = rows + picture_of[:, None, None] * height
-    cells, weights, counts = [], [], []
-    for some in torch.arange(len(boxes)).split(max(1, MOST_TAPS // (rows[0].numel() * columns[0].numel()))):
-        weight = row_weights[some, :, None, :, None] * column_weights[some, None, :, None, :]  # (n, side, side, T, T)
-        summed = weight != 0
-        cells.append((rows[some, :, None, :, None] * width + columns[some, None, :, None, :])[summed])
-        weights.append(weight[summed])
-        counts.append(summed.sum(dim=(3, 4)).flatten())
-    ends = torch.cat(counts).cumsum(0)
+    order, cells, weights, sizes = [], [], [], []
+    forms = torch.stack([n_rows, n_columns], dim=1)  # boxes of one form have bins of so many rows and columns
+    for form in forms.unique(dim=0):
+        places = torch.where((forms == form).all(dim=1))[0]
+        down, across = form.tolist()
+        cell = rows[places, :, None, :down, None] * width + columns[places, None, :, None, :across]
+        weight = row_weights[places, :, None, :down, None] * column_weights[places, None, :, None, :across]
+        order.append(places)
+        cells.append(cell.flatten())
+        weights.append(weight.flatten())
+        sizes.append(torch.full((len(places) * side * side,), down * across))
+    sizes = torch.cat(sizes)
     bins = functional.embedding_bag(
         torch.cat(cells),
         maps.reshape(-1, channels),
-        functional.pad(ends[:-1], (1, 0)),  # where each begins
+        sizes.cumsum(0) - sizes,  # where each bin begins
         per_sample_weights=torch.cat(weights),
         mode="sum",
     )
-    return bins.reshape(-1, side * side, channels)
+    return bins.reshape(-1, side * side, channels)[torch.cat(order).argsort()]
 
 
-def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tensor, Tensor]:
-    """On one axis, which cells each bin of a box sums, with which weights: (N, side, T), (N, side, T); 0 where it sums fewer than T.
+def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """On one axis, which cells each bin of a box sums, with which weights: (N, side, T), (N, side, T), and how many (N,) <= T.
 
     start, length (N,): the box, in cells.
     """
@@ -56,7 +58,8 @@ def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tenso
     taken = (samples < in_bin) & (at >= -1) & (at <= n_cells)
     at = at.clamp(0, n_cells - 1)
     first, last = at[..., 0].floor().long(), torch.where(samples < in_bin, at, 0).amax(dim=2).floor().long()
-    cells = first[..., None] + torch.arange(max(2, int((last - first).max()) + 2))  # (N, side, T)
+    n_taps = (last - first + 2).clamp(min=2).amax(dim=1)
+    cells = first[..., None] + torch.arange(int(n_taps.max()))  # (N, side, T)
     share = (1 - (at[:, :, :, None] - cells[:, :, None, :]).abs()).clamp(min=0)  # (N, side, S, T): of a sample in a cell
     weights = (share * taken[..., None]).sum(dim=2) / in_bin.clamp(min=1)
-    return cells.clamp(max=n_cells - 1), weights
+    return cells.clamp(max=n_cells - 1), weights, n_taps

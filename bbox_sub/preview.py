@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from bbox_sub.sheet import LABELLED_RGB
 from bbox_sub.targets import DetectorBatches, LabelledPicture
-from bbox_sub.train import pictures_of
+from bbox_sub.train import pictures_of, warn_of_paste
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
 from shared.dataset import read_dataset, train_and_validation
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     with locked(folder):  # a training on the same work folder is not disturbed
         part = some_media(read_dataset(options.data, config.data), config)
         pictures = pictures_of(part, extract_labelled_frames(part, folder, config.data, options.fresh), config)
+        warn_of_paste(config.detector_train, pictures)
         sheet = draw_sheet(pictures, config)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda beside: sheet.save(beside, format="PNG"))

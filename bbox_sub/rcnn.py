@@ -118,22 +118,22 @@ class BoxPool(nn.Module):
         pooled = rois.new_zeros(len(rois), channels, self.side, self.side)
         for number, (level, stride) in enumerate(zip(pooled_levels, STRIDES, strict=False)):
             places = torch.where(level_of == number)[0]
-            crops = self.crops(level.float(), picture_of[places], rois[places], stride)
-            pooled = pooled.index_put((places,), crops)
+            of_level = self.pool_from(level.float(), picture_of[places], rois[places], stride)
+            pooled = pooled.index_put((places,), of_level)
         return pooled
 
-    def crops(self, level: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int) -> Tensor:
-        """(N, C, side, side) of one level (B, C, H, W); picture_of (N,), boxes_xyxy (N, 4) in pixels.
+    def pool_from(self, level: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int) -> Tensor:
+        """(N, C, side, side) of one level (B, C, H, W), best with channels last; picture_of (N,), boxes_xyxy (N, 4) in pixels.
 
-        On a CPU by look-up: torchvision's operator takes twice as long there, and its gradient ten times, in one thread.
+        On a CPU by look-up: torchvision's operator and its gradient take one thread there, and several times the work.
         """
         if level.is_cpu:
             bins = pool_boxes(level.permute(0, 2, 3, 1), picture_of, boxes_xyxy, stride, self.side)
             return bins.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
-        return self.crops_by_operator(level, picture_of, boxes_xyxy, stride)
+        return self.pool_by_operator(level, picture_of, boxes_xyxy, stride)
 
-    def crops_by_operator(self, level: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int) -> Tensor:
-        """The same numbers by torchvision's operator, on any device."""
+    def pool_by_operator(self, level: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int) -> Tensor:
+        """The same, up to rounding, by torchvision's operator, on any device."""
         rois = torch.cat([picture_of[:, None].to(boxes_xyxy.dtype), boxes_xyxy], dim=1)  # (N, 5)
         return roi_align(level, rois, self.side, 1 / stride, sampling_ratio=0, aligned=True)
 

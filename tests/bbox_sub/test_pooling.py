@@ -92,14 +92,6 @@ def test_boxes_get_no_gradient():
     assert not pool_boxes(random_level(20, 20), boxes, 4, SIDE).requires_grad
 
 
-def test_boxes_that_are_looked_at_in_turns_give_the_same_bits(monkeypatch):
-    boxes, level = many_boxes(40, 200.0, seed=6), random_level(50, 50)
-    together = pool_boxes(level, boxes, 4, SIDE)
-    for most in (1, 20_000):
-        monkeypatch.setattr(pooling, "MOST_TAPS", most)
-        assert torch.equal(pool_boxes(level, boxes, 4, SIDE), together)
-
-
 def test_boxes_off_the_map_give_zeros():
     boxes = torch.tensor([[500.0, 500.0, 600.0, 600.0], [-90.0, -90.0, -40.0, -40.0], [3.0, 3.0, 3.0, 9.0]])
     assert not pool_boxes(random_level(20, 20), boxes, 4, SIDE).any()

@@ -163,3 +163,18 @@ def test_boxes_are_decoded_in_float32_whatever_the_precision():
     deltas = torch.zeros(1, 4, dtype=torch.bfloat16)
     decoded = Float32Coder(weights=(1.0, 1.0, 1.0, 1.0)).decode(deltas, [anchors])
     torch.testing.assert_close(decoded[:, 0], anchors, rtol=0, atol=1e-4)
+
+
+def test_by_look_up_a_level_gives_what_the_operator_gives_and_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    level = torch.randn(3, 5, 24, 30, generator=generator).to(memory_format=torch.channels_last).requires_grad_()
+    corners = torch.rand(20, 2, 2, generator=generator) * torch.tensor([120.0, 96.0])
+    boxes, picture_of = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1), torch.arange(20) % 3
+    upstream = torch.randn(20, 5, 7, 7, generator=generator)
+    found = []
+    for pool in (BoxPool(7).pool_from, BoxPool(7).pool_by_operator):
+        pooled = pool(level, picture_of, boxes, 4)
+        found.append((pooled, *torch.autograd.grad((pooled * upstream).sum(), level)))
+    assert found[0][0].shape == (20, 5, 7, 7) and found[0][1].abs().max() > 0.1
+    for ours, operators in zip(*found, strict=True):
+        assert torch.allclose(ours, operators, atol=1e-5)
