@@ -5,6 +5,7 @@ import errno
 import heapq
 import itertools
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ av.logging.set_level(None)  # FFmpeg's own notes name no file; what matters is r
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # nor do Pillow's
 warnings.filterwarnings("ignore", module=r"PIL\.")
 PICTURES_AHEAD, BYTES_AHEAD = 256, 32 * 2**20  # of a video, whose headers are read before the first of them is decoded
+END_BYTES = 2**20  # of a video that cannot be read
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the config's data.max_pixels, checked before the pixels are decoded
 
@@ -63,12 +65,15 @@ class MediaError(Exception):
     @classmethod
     def of(cls, kind: str, words: str, error: Exception) -> "MediaError":
         """What `error`, raised by a library that was to read a picture or a video (`kind`), means for the file."""
-        system = isinstance(error, OSError) and error.errno not in OF_BYTES
-        return cls(f"not a readable {kind} ({words})", again=system or isinstance(error, MemoryError))
+        return cls(f"not a readable {kind} ({words})", again=_of_system(error) or isinstance(error, MemoryError))
 
     def entry(self, media_id: str) -> dict:
         """What a manifest's list of what was skipped says of it."""
         return {"media_id": media_id, "reason": str(self), **({"again": True} if self.again else {})}
+
+
+class NoPictures(MediaError):
+    """A video without a stream or frames, or one of which these could not be read."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +136,14 @@ def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> It
 
     An index is the frame's exact place in display order, as if every frame before it were decoded. Of H.264 and HEVC only
     those are that the wanted ones need, where the headers settle it (`shared.display_order`). A video that breaks off gives
-    the frames before the break. Raises MediaError where no frame that is tried can be decoded, and where one has more than
-    max_pixels.
+    the frames before the break. Raises MediaError where no frame that is tried can be decoded, where one has more than
+    max_pixels, and, perhaps behind some frames, where it is the system that breaks off: a disk or a share that fails.
     """
     wanted, converter = {index for index in indices if index >= 0}, VideoReformatter()
-    try:
+    with _told(path):
         for index, frame in _wanted_frames(path, wanted, max_pixels):
             _refuse_large(frame.width, frame.height, max_pixels)
             yield index, _upright(frame, converter)
-    except MemoryError:
-        raise
-    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-        raise MediaError.of("video", f"{type(error).__name__}: {error}", error) from None
 
 
 def _wanted_frames(path: str | Path, wanted: set[int], max_pixels: int) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -183,9 +184,9 @@ def _frames_counted(
     except av.FFmpegError as error:
         if index < 0 or isinstance(error, MemoryError):
             raise
-        packets.fault = error
+        packets.break_off(error)
     if index < 0:
-        raise packets.fault or MediaError("the video has no frames")
+        raise packets.fault or NoPictures("the video has no frames")
     packets.tell_break(path)
 
 
@@ -239,8 +240,16 @@ class _Packets:
     def rewind(self) -> None:
         self._packets, self._kept = itertools.chain(self._kept, self._packets), []
 
+    def break_off(self, fault: av.FFmpegError) -> None:
+        """Ends with the decoder's fault, or with that of the packet behind: the decoder's may be one of which half was read."""
+        next(iter(self), None)
+        self.fault = self.fault or fault
+
     def tell_break(self, path: str | Path) -> None:
+        """Warns of the frames that the file lacks. Raises the fault where it is the system's, which did not give them."""
         if self.fault:
+            if _of_system(self.fault):
+                raise self.fault
             log.warning("%s: breaks off (%s); the frames before are used", path, type(self.fault).__name__)
 
 
@@ -249,29 +258,55 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
 
     Raises MediaError as `read_frames` does, and where there are more than max_frames.
     """
-    try:
-        with _opened(path, max_pixels) as (container, stream):
-            codec, first, n_frames = stream.codec_context, None, 0
-            codec.thread_count = 1  # more would each want a packet before the first frame comes
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            packets = _Packets(container, stream)
-            for packet in packets:
-                n_frames += 1
-                if n_frames > max_frames:
-                    raise MediaError(f"more frames than data.max_frames ({max_frames})")
-                if first is None:
-                    first = next(iter(codec.decode(packet)), None)
-            first = first or next(iter(codec.decode(None)), None)
+    with _told(path), _opened(path, max_pixels) as (container, stream):
+        codec, first, n_frames = stream.codec_context, None, 0
+        codec.thread_count = 1  # more would each want a packet before the first frame comes
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        packets = _Packets(container, stream)
+        for packet in packets:
+            n_frames += 1
+            if n_frames > max_frames:
+                raise MediaError(f"more frames than data.max_frames ({max_frames})")
             if first is None:
-                raise packets.fault or MediaError("the video has no frames")
-            _refuse_large(first.width, first.height, max_pixels)
-            turned = _quarter_turns(first) % 2
-            width, height = (first.height, first.width) if turned else (first.width, first.height)
-            return MediaInfo(width, height, n_frames, fps)
-    except MemoryError:
+                first = next(iter(codec.decode(packet)), None)
+        first = first or next(iter(codec.decode(None)), None)
+        if first is None:
+            raise packets.fault or NoPictures("the video has no frames")
+        packets.tell_break(path)
+        _refuse_large(first.width, first.height, max_pixels)
+        turned = _quarter_turns(first) % 2
+        width, height = (first.height, first.width) if turned else (first.width, first.height)
+        return MediaInfo(width, height, n_frames, fps)
+
+
+@contextlib.contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    """What goes wrong with a video is a MediaError."""
+    try:
+        try:
+            yield
+        except (av.FFmpegError, NoPictures) as error:
+            if not _of_system(error):
+                _read_ends(path)
+            raise
+    except (MemoryError, MediaError):
         raise
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         raise MediaError.of("video", f"{type(error).__name__}: {error}", error) from None
+
+
+def _read_ends(path: str | Path) -> None:
+    """Reads a file's first and last bytes, where containers have their index. Raises OSError where the system does not give them:
+    then they may be fine, whatever FFmpeg found amiss with those that it got."""
+    with open(path, "rb") as file:
+        file.read(END_BYTES)
+        file.seek(max(0, os.path.getsize(path) - END_BYTES))
+        file.read(END_BYTES)
+
+
+def _of_system(error: Exception) -> bool:
+    """Whether it is the system that did not give what was to be read, so that nothing is known of the bytes."""
+    return isinstance(error, OSError) and error.errno not in OF_BYTES
 
 
 @contextlib.contextmanager
@@ -288,7 +323,7 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[av.container.In
         raise fault  # and not above: behind it is no memory that ran out
     with opened as container:
         if not container.streams.video:
-            raise MediaError("the file has no video stream")
+            raise NoPictures("the file has no video stream")
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise MediaError("not a readable video (there is no decoder for its codec)")

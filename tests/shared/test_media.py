@@ -1,12 +1,17 @@
 """The reader of pictures and videos against hand-made files, OpenCV and PyAV."""
 
+import contextlib
+import errno
 import gc
 import itertools
 import json
 import os
+import shutil
 import struct
+import subprocess
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -15,7 +20,10 @@ import pytest
 from av.video.frame import PictureType
 from PIL import Image
 
+from shared import media
 from shared.media import VIDEO_FORMATS, MediaError, probe_photo, probe_video, read_frames, read_photo
+from shared.reader import open_reader
+from tests.conftest import data_limits
 from tests.drawing import (
     HEIGHT,
     N_FRAMES,
@@ -322,6 +330,111 @@ def test_a_video_that_breaks_off_gives_the_frames_before(tmp_path, name, movflag
     assert [index for index, _ in got] == list(range(len(got)))
     assert all(index == number for index, number in got[: whole - 4])
     assert probe(path, MANY).width == WIDTH
+
+
+FAILING_DISK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+ssize_t read(int file, void *bytes, size_t n) {
+    char link[64], path[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, "on-a-failing-disk")) {
+        off_t left = atol(getenv("FAILS_AT")) - lseek(file, 0, SEEK_CUR);
+        if (left <= 0) {
+            errno = EIO;
+            return -1;
+        }
+        if ((off_t)n > left) n = left;
+    }
+    return ((ssize_t (*)(int, void *, size_t))dlsym(RTLD_NEXT, "read"))(file, bytes, n);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def failing_disk(tmp_path_factory):
+    """A library for LD_PRELOAD: of files with on-a-failing-disk in their path no byte from FAILS_AT on is given."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("needs a C compiler")
+    library = tmp_path_factory.mktemp("disk") / "disk.so"
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", library, "-", "-ldl"]
+    subprocess.run(command, input=FAILING_DISK, text=True, check=True)
+    return library
+
+
+@pytest.mark.parametrize(
+    ("name", "movflags", "begins"),
+    [
+        ("a.mkv", "", True),
+        ("a.ts", "", True),
+        ("a.avi", "", True),
+        ("a.mp4", "faststart", True),
+        ("fragments.mp4", "frag_keyframe+empty_moov", True),
+        ("index-at-the-end.mp4", "", False),
+    ],
+)
+def test_a_disk_that_fails_within_a_video_is_no_break_of_it(tmp_path, monkeypatch, failing_disk, name, movflags, begins):
+    (tmp_path / "on-a-failing-disk").mkdir()
+    path = write_video(
+        tmp_path / "on-a-failing-disk" / name, noisy_frames(60), container={"movflags": movflags} if movflags else {}
+    )
+    n_bytes = path.stat().st_size
+    monkeypatch.setenv("LD_PRELOAD", str(failing_disk))
+    monkeypatch.setenv("FAILS_AT", str(n_bytes + 1))  # never
+    with open_reader(data_limits()) as reader:
+        assert [index for index, _ in reader.frames(path, range(60))] == list(range(60))
+        assert reader.probe_video(path).n_frames == 60
+    for fails_at in (n_bytes * 6 // 10, n_bytes * 6 // 10 + 1000):
+        monkeypatch.setenv("FAILS_AT", str(fails_at))
+        got = []
+        with open_reader(data_limits()) as reader:
+            with pytest.raises(MediaError, match="Input/output error") as caught:
+                for index, _ in reader.frames(path, range(60)):
+                    got.append(index)
+            assert caught.value.again
+            assert got == list(range(len(got))) and (len(got) > 10) == begins
+            with pytest.raises(MediaError, match="Input/output error") as caught:
+                reader.probe_video(path)
+            assert caught.value.again
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize(
+    ("fault", "lost"),
+    [
+        (av.error.OSError(errno.EIO, "Input/output error"), True),
+        (av.error.OSError(errno.ESTALE, "Stale file handle"), True),
+        (av.InvalidDataError(1094995529, "Invalid data found when processing input"), False),
+    ],
+)
+def test_only_what_the_system_does_not_give_loses_the_frames_before(tmp_path, monkeypatch, codec, fault, lost):
+    path = write_video(tmp_path / "a.mp4", numbered_frames(30), codec=codec)
+
+    @contextlib.contextmanager
+    def opened(path, max_pixels):
+        with open_as_it_is(path, max_pixels) as (container, stream):
+            yield SimpleNamespace(demux=lambda stream: packets_and_fault(container, stream)), stream
+
+    def packets_and_fault(container, stream):
+        yield from itertools.islice(container.demux(stream), 20)
+        raise fault
+
+    open_as_it_is = media._opened
+    monkeypatch.setattr(media, "_opened", opened)
+    for read in (lambda: len(list(read_frames(path, range(30), MANY))), lambda: probe(path, MANY).n_frames):
+        if lost:
+            with pytest.raises(MediaError) as caught:
+                read()
+            assert caught.value.again
+        else:
+            assert 15 <= read() <= 20
 
 
 def test_garbage_within_a_video_is_survived(tmp_path):
