@@ -43,7 +43,7 @@ class ResultEntry(_Strict):
     """What result.json says of one video."""
 
     item_id: str
-    frame_index: Annotated[int, Field(strict=True, ge=0)]
+    frame_index: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
     result: Annotated[list[ResultBox], Field(min_length=1)]
 
 

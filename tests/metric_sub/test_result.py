@@ -104,6 +104,7 @@ def changed(path, value):
         (["item_id"], 10001, ["'item_id'", "string", "found 10001"]),
         (["frame_index"], "120", ["'frame_index'", "integer", 'found "120"']),
         (["frame_index"], -1, ["'frame_index'", "greater than or equal to 0", "found -1"]),
+        (["frame_index"], 2**63, ["'frame_index'", "less than or equal to 9223372036854775807", "found 9223372036854775808"]),
         (["frame_index"], 1.5, ["'frame_index'", "integer", "found 1.5"]),
         (["frame_index"], True, ["'frame_index'", "integer", "found true"]),
         (["result"], [], ["'result'", "at least 1 item", "found []"]),
