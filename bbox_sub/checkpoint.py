@@ -84,7 +84,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def _refuse_bytes(_: pickle._Unpickler) -> None:
+    raise pickle.UnpicklingError("it has a bytearray, which arrays do not need")
+
+
 class _Unpickler(pickle._Unpickler):  # Python's own: the one in C takes memory for as many memos as a file claims to have
+    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _refuse_bytes}  # which takes memory for as long a one as is claimed
+
     def find_class(self, module: str, name: str) -> object:
         try:
             return ALLOWED[module, name]

@@ -45,7 +45,10 @@ def main(argv: list[str] | None = None) -> None:
         else:
             images = searched_images(read_step(options.work / "media").table("table", MEDIA), *steps)
             categories = categories_of(steps[0])
-            results = results_by_made_ids(detections, images, categories)
+            try:
+                results = results_by_made_ids(detections, images, categories)
+            except ValueError as error:
+                raise UserError(f"{options.work / 'detections'}: {error}. Run infer again.") from None
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         if not file:
@@ -151,7 +154,7 @@ def categories_of(step: Step) -> list[dict]:
 
 
 def results_by_made_ids(detections: pd.DataFrame, images: list[dict], categories: list[dict]) -> list[dict]:
-    """The detections with the ids of `searched_images` and `categories_of`."""
+    """The detections with the ids of `searched_images` and `categories_of`. Raises ValueError where these do not have one."""
     image_ids = {(image["file_name"], image.get("frame_index", 0)): image["id"] for image in images}
     keys = zip(detections.media_id, detections.frame_index, strict=True)
     category_ids = {category["name"]: category["id"] for category in categories}
@@ -159,7 +162,7 @@ def results_by_made_ids(detections: pd.DataFrame, images: list[dict], categories
     strange = [media_id for media_id, index in keys if (media_id, index) not in image_ids]
     strange += sorted(set(detections.category) - category_ids.keys())
     if strange:
-        raise UserError(f"the detections tell of {strange[0]!r}, which was not searched, or not for. Run infer again.")
+        raise ValueError(f"its tables tell of {strange[0]!r:.200}, which was not searched, or not for")
     return coco_results(detections, [image_ids[key] for key in keys], detections.category.map(category_ids))
 
 
