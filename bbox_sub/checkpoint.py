@@ -85,7 +85,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_bytes(_: pickle._Unpickler) -> None:
-    raise pickle.UnpicklingError("it has a bytearray, which arrays do not need")
+    raise pickle.UnpicklingError("it has a bytearray, as protocol 5 writes them; expected protocol 4 or less")
 
 
 class _Unpickler(pickle._Unpickler):  # Python's own: the one in C takes memory for as many memos as a file claims to have

@@ -45,10 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             images = searched_images(read_step(options.work / "media").table("table", MEDIA), *steps)
             categories = categories_of(steps[0])
-            try:
-                results = results_by_made_ids(detections, images, categories)
-            except ValueError as error:
-                raise UserError(f"{options.work / 'detections'}: {error}. Run infer again.") from None
+            results = results_by_made_ids(detections, images, categories, options.work / "detections")
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         if not file:
@@ -153,16 +150,16 @@ def categories_of(step: Step) -> list[dict]:
     return [{"id": number, "name": name} for number, name in enumerate(names, 1)]
 
 
-def results_by_made_ids(detections: pd.DataFrame, images: list[dict], categories: list[dict]) -> list[dict]:
-    """The detections with the ids of `searched_images` and `categories_of`. Raises ValueError where these do not have one."""
+def results_by_made_ids(detections: pd.DataFrame, images: list[dict], categories: list[dict], folder: Path) -> list[dict]:
+    """The detections, read from `folder`, with the ids of `searched_images` and `categories_of`. Raises UserError where these lack one."""
     image_ids = {(image["file_name"], image.get("frame_index", 0)): image["id"] for image in images}
     keys = zip(detections.media_id, detections.frame_index, strict=True)
     category_ids = {category["name"]: category["id"] for category in categories}
     keys = list(keys)
     strange = [media_id for media_id, index in keys if (media_id, index) not in image_ids]
-    strange += sorted(set(detections.category) - category_ids.keys())
+    strange += sorted(set(detections.category) - category_ids.keys(), key=str)
     if strange:
-        raise ValueError(f"its tables tell of {strange[0]!r:.200}, which was not searched, or not for")
+        raise UserError(f"{folder}: its tables tell of {strange[0]!r:.200}, which was not searched, or not for. Run infer again.")
     return coco_results(detections, [image_ids[key] for key in keys], detections.category.map(category_ids))
 
 

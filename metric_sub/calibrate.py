@@ -16,8 +16,9 @@ import pandas as pd
 import yaml
 
 from metric_sub.cut_off import cut_off_curve, draw_calibration
+from metric_sub.embeddings import both_sides
 from metric_sub.histogram import NO_CUT_OFF
-from metric_sub.infer import boxes_and_vectors, match_neighbours, nearest_videos, pair_boxes
+from metric_sub.infer import match_neighbours, nearest_videos, pair_boxes
 from metric_sub.platt import fit_calibration, reliability
 from metric_sub.result import build_result, check_result
 from metric_sub.score import LEVELS, Truth, score_result
@@ -30,7 +31,7 @@ from shared.errors import UserError
 from shared.files import write_json, write_text, write_whole
 from shared.lock import locked
 from shared.tables import Dataset
-from shared.work import Step, read_step
+from shared.work import read_step
 
 log = logging.getLogger("calibrate")
 
@@ -148,12 +149,11 @@ def read_boxes(data: Path, work: Path, parts: list[str] | None, config: Config) 
     dataset = read_dataset(data, config.data)
     refuse_other_media(dataset, media, data)
     dataset = named_parts(dataset, parts, data)
-    sides = [side for kind in ("photos", "videos") for side in _of_media(embedded[kind], dataset)]
-    return Boxes(*sides), dataset
+    photos, photo_vectors, videos, video_vectors = both_sides(embedded["photos"], embedded["videos"])
+    return Boxes(*_of_media(photos, photo_vectors, dataset), *_of_media(videos, video_vectors, dataset)), dataset
 
 
-def _of_media(step: Step, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
-    table, vectors = boxes_and_vectors(step)
+def _of_media(table: pd.DataFrame, vectors: np.ndarray, dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
     mine = table.media_id.isin(dataset.media.media_id).to_numpy()
     return (table, vectors) if mine.all() else (table[mine].reset_index(drop=True), vectors[mine])
 

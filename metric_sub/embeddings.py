@@ -12,6 +12,7 @@ import pandas as pd
 
 from metric_sub.embed import CropEmbedder, Crops
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders, read_embedder
+from metric_sub.search import BLOCK_ROWS, largest_norm
 from shared.config import Config
 from shared.dataset import media_fingerprint
 from shared.errors import UserError
@@ -35,7 +36,7 @@ from shared.units import (
     units_of,
 )
 from shared.weights import read_description, refuse_other_architecture
-from shared.work import Step, fingerprint, read_step, table_fingerprint, worth_another_try
+from shared.work import Step, chunks, fingerprint, read_step, table_fingerprint, worth_another_try
 
 WINDOW_BYTES = 64 * 2**20  # of crops that are embedded at once
 
@@ -64,6 +65,21 @@ def boxes_and_vectors(step: Step) -> tuple[pd.DataFrame, np.ndarray]:
     if len(table) != len(vectors):
         raise UserError(f"{step.folder}: {len(table)} boxes and {len(vectors)} vectors. Remove it and run infer again.")
     return table, vectors
+
+
+def both_sides(photos: Step, videos: Step) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame, np.ndarray]:
+    """The boxes and vectors of photos and of videos, or of what is asked for and the other. Raises UserError where vectors are not
+    finite, or those of one side have another length than those of the other."""
+    sides = *boxes_and_vectors(photos), *boxes_and_vectors(videos)
+    for step, vectors in ((photos, sides[1]), (videos, sides[3])):
+        for rows in chunks(len(vectors), BLOCK_ROWS):
+            largest_norm(vectors[rows], str(step.folder))
+    lengths = [vectors.shape[1] for vectors in sides[1::2] if len(vectors)]
+    if len(set(lengths)) > 1:
+        raise UserError(
+            f"{videos.folder}: expected vectors of {lengths[0]} values as in {photos.folder}, found {lengths[1]}. Remove both and run again."
+        )
+    return sides
 
 
 @dataclass(frozen=True, eq=False)

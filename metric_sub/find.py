@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 
-from metric_sub.embeddings import boxes_and_vectors, embed_detections
+from metric_sub.embeddings import both_sides, embed_detections
 from metric_sub.result import DECIMALS
 from metric_sub.search import nearest
 from shared.catalogue import COLUMNS as MEDIA
@@ -54,14 +54,14 @@ def main(argv: list[str] | None = None) -> None:
         gallery = read_step(options.among / "embeddings" / OTHER[kind])
         query = embed_detections(config, options, media)[kind]
         refuse_other_models(query, gallery)
-        boxes, vectors = boxes_and_vectors(query)
+        boxes, vectors, *others = both_sides(query, gallery)
         if boxes.empty:
             scores = {"videos": config.detect.video_score, "photos": config.detect.photo_score}
             raise UserError(
                 f"{name}: no product was found in it with a score of detect.{kind[:-1]}_score={scores[kind]:g}. Give a lower one."
             )
         candidates = rank_nearest(
-            boxes, vectors, *boxes_and_vectors(gallery), config.match.max_distance
+            boxes, vectors, *others, config.match.max_distance
         ).head(options.top)
         among = read_step(options.among / "media").table("table", MEDIA)
         with open_reader(config.data) as reader:
@@ -93,6 +93,8 @@ def read_asked(work: Path) -> tuple[pd.DataFrame, str, str]:
     for media_id, reason in unread.items():
         log.warning("%s: left out: %s", media_id, reason)
     media = media[~media.media_id.isin(unread)].reset_index(drop=True)
+    if media.empty and not unread:
+        raise UserError(f"{step.folder}: expected what was asked for, found no file. Remove {work} and run again.")
     if media.empty:
         media_id, reason = next(iter(unread.items()))
         raise UserError(f"{media_id}: {reason}. Name a video or a folder of photos that can be read.")

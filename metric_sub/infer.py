@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.embeddings import boxes_and_vectors, embed_detections, read_trained, vector_length
+from metric_sub.embeddings import both_sides, embed_detections, read_trained, vector_length
 from metric_sub.index import EXACT, NearestSearch, empty_index, recall_against_exact, search_by
 from metric_sub.pairs import further_pairs
 from metric_sub.probability import match_probability
@@ -77,15 +77,15 @@ def match_embedded(config: Config, options: argparse.Namespace, photos: Step, vi
     )
     if step.done:
         return step
+    sides = both_sides(photos, videos)
     search = search_by(
         config.search,
-        videos.vectors(),
+        sides[3],
         videos.fingerprint,
         options.work / "index",
         seed=config.seed,
         fresh=options.fresh,
     )
-    sides = *boxes_and_vectors(photos), *boxes_and_vectors(videos)
     matches, votes = match_boxes(*sides, config.match, search)
     pairs = pair_boxes(matches, *sides, config.match)
     facts = None if search is nearest else {"recall": tell_recall(search, photos, videos, config)}

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ av.logging.set_level(None)  # FFmpeg's own notes name no file; what matters is r
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # nor do Pillow's
 warnings.filterwarnings("ignore", module=r"PIL\.")
 PICTURES_AHEAD, BYTES_AHEAD = 256, 32 * 2**20  # of a video, whose headers are read before the first of them is decoded
-END_BYTES = 2**20  # of a video that cannot be read
+INDEX_BYTES = 16 * 2**20  # more than the index of a million frames, or than a picture
+PICTURES_IN_DECODER = 64  # more than wait there for others
+LAST_BYTES = 2**12
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the config's data.max_pixels, checked before the pixels are decoded
 
@@ -72,8 +75,8 @@ class MediaError(Exception):
         return {"media_id": media_id, "reason": str(self), **({"again": True} if self.again else {})}
 
 
-class NoPictures(MediaError):
-    """A video without a stream or frames, or one of which these could not be read."""
+class NoVideo(MediaError):
+    """The bytes that were read are no video. Others may have not been given."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def read_frames(path: str | Path, indices: Iterable[int], max_pixels: int) -> It
     max_pixels, and, perhaps behind some frames, where it is the system that breaks off: a disk or a share that fails.
     """
     wanted, converter = {index for index in indices if index >= 0}, VideoReformatter()
-    with _told(path):
+    with _as_media_error(path):
         for index, frame in _wanted_frames(path, wanted, max_pixels):
             _refuse_large(frame.width, frame.height, max_pixels)
             yield index, _upright(frame, converter)
@@ -150,26 +153,28 @@ def _wanted_frames(path: str | Path, wanted: set[int], max_pixels: int) -> Itera
     """The wanted frames by the cheapest way that is sure. Raises what FFmpeg raises before the first frame."""
     given = -1
     with _opened(path, max_pixels) as (container, stream):
-        packets = _Packets(container, stream)
+        packets = _Packets(path, container, stream)
         if len(wanted) <= max(wanted, default=-1) and stream.codec_context.name in HEADERS:
             try:
                 for index, frame in _frames_needed(stream.codec_context, packets, wanted):
                     yield index, frame
                     given = index
-                packets.tell_break(path)
+                packets.tell_break()
                 return
             except (Unclear, av.FFmpegError):
+                if given == max(wanted):
+                    return
                 packets.rewind()
         if packets.whole:
-            yield from _frames_counted(path, stream.codec_context, packets, wanted)
+            yield from _frames_counted(stream.codec_context, packets, wanted)
             return
     with _opened(path, max_pixels) as (container, stream):
-        packets = _Packets(container, stream)
-        yield from _frames_counted(path, stream.codec_context, packets, {index for index in wanted if index > given})
+        packets = _Packets(path, container, stream)
+        yield from _frames_counted(stream.codec_context, packets, {index for index in wanted if index > given})
 
 
 def _frames_counted(
-    path: str | Path, codec: av.VideoCodecContext, packets: "_Packets", wanted: set[int]
+    codec: av.VideoCodecContext, packets: "_Packets", wanted: set[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """The wanted frames, found by decoding all before them."""
     last, index = max(wanted, default=-1), -1
@@ -182,12 +187,12 @@ def _frames_counted(
                 if index >= last:
                     return
     except av.FFmpegError as error:
-        if index < 0 or isinstance(error, MemoryError):
+        if isinstance(error, MemoryError):
             raise
         packets.break_off(error)
     if index < 0:
-        raise packets.fault or NoPictures("the video has no frames")
-    packets.tell_break(path)
+        raise packets.fault or NoVideo("the video has no frames")
+    packets.tell_break()
 
 
 def _frames_needed(
@@ -215,11 +220,16 @@ def _frames_needed(
 
 
 class _Packets:
-    """The packets of a stream, up to where the file breaks off. As long as it is `whole`, reading can begin again."""
+    """The packets of a stream, up to where the file breaks off. As long as it is `whole`, reading can begin again.
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
+    Raises OSError, and none of FFmpeg's, where it is the system that does not give what the file has: a disk or a share that fails.
+    """
+
+    def __init__(self, path: str | Path, container: av.container.InputContainer, stream: av.VideoStream):
+        self._path = path
         self._packets = container.demux(stream)
         self._kept: list[av.Packet] = []
+        self._places: deque[int] = deque(maxlen=PICTURES_IN_DECODER)  # in the file, of the last packets
         self.whole = True  # nothing was decoded yet
         self.fault: av.FFmpegError | None = None
 
@@ -227,30 +237,35 @@ class _Packets:
         try:
             for packet in self._packets:
                 if packet.size:  # the last one is empty
+                    if packet.pos is not None:
+                        self._places.append(packet.pos)
                     if self.whole:
                         self._kept.append(packet)
                     else:
                         self._kept.clear()
                     yield packet
+            _read(self._path, -LAST_BYTES, LAST_BYTES)  # some formats take what is not given for their end
         except IndexError:
             pass  # PyAV's after the last packet, where a stream came up that was not there when the file was opened
         except av.FFmpegError as error:
-            self.fault = error
+            if isinstance(error, MemoryError):
+                raise
+            if _of_system(error):
+                raise OSError(error.errno, error.strerror) from None
+            self.break_off(error)
+
+    def break_off(self, fault: av.FFmpegError) -> None:
+        """Ends the packets with a fault of the demuxer's or the decoder's, which can be about bytes that were not given."""
+        first, last = min(self._places, default=0), max(self._places, default=0)
+        _read(self._path, first, last - first + INDEX_BYTES)
+        self.fault = fault
 
     def rewind(self) -> None:
         self._packets, self._kept = itertools.chain(self._kept, self._packets), []
 
-    def break_off(self, fault: av.FFmpegError) -> None:
-        """Ends with the decoder's fault, or with that of the packet behind: the decoder's may be one of which half was read."""
-        next(iter(self), None)
-        self.fault = self.fault or fault
-
-    def tell_break(self, path: str | Path) -> None:
-        """Warns of the frames that the file lacks. Raises the fault where it is the system's, which did not give them."""
+    def tell_break(self) -> None:
         if self.fault:
-            if _of_system(self.fault):
-                raise self.fault
-            log.warning("%s: breaks off (%s); the frames before are used", path, type(self.fault).__name__)
+            log.warning("%s: breaks off (%s); the frames before are used", self._path, type(self.fault).__name__)
 
 
 def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo:
@@ -258,11 +273,11 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
 
     Raises MediaError as `read_frames` does, and where there are more than max_frames.
     """
-    with _told(path), _opened(path, max_pixels) as (container, stream):
+    with _as_media_error(path), _opened(path, max_pixels) as (container, stream):
         codec, first, n_frames = stream.codec_context, None, 0
         codec.thread_count = 1  # more would each want a packet before the first frame comes
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        packets = _Packets(container, stream)
+        packets = _Packets(path, container, stream)
         for packet in packets:
             n_frames += 1
             if n_frames > max_frames:
@@ -271,8 +286,7 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
                 first = next(iter(codec.decode(packet)), None)
         first = first or next(iter(codec.decode(None)), None)
         if first is None:
-            raise packets.fault or NoPictures("the video has no frames")
-        packets.tell_break(path)
+            raise packets.fault or NoVideo("the video has no frames")
         _refuse_large(first.width, first.height, max_pixels)
         turned = _quarter_turns(first) % 2
         width, height = (first.height, first.width) if turned else (first.width, first.height)
@@ -280,14 +294,16 @@ def probe_video(path: str | Path, max_pixels: int, max_frames: int) -> MediaInfo
 
 
 @contextlib.contextmanager
-def _told(path: str | Path) -> Iterator[None]:
-    """What goes wrong with a video is a MediaError."""
+def _as_media_error(path: str | Path) -> Iterator[None]:
+    """Makes a MediaError of what FFmpeg and the system raise. Whatever FFmpeg found amiss with the bytes of a file that the
+    system does not give, they may be fine: that error is the system's."""
     try:
         try:
             yield
-        except (av.FFmpegError, NoPictures) as error:
+        except (av.FFmpegError, NoVideo) as error:
             if not _of_system(error):
-                _read_ends(path)
+                _read(path, 0, INDEX_BYTES)
+                _read(path, -INDEX_BYTES, INDEX_BYTES)
             raise
     except (MemoryError, MediaError):
         raise
@@ -295,13 +311,11 @@ def _told(path: str | Path) -> Iterator[None]:
         raise MediaError.of("video", f"{type(error).__name__}: {error}", error) from None
 
 
-def _read_ends(path: str | Path) -> None:
-    """Reads a file's first and last bytes, where containers have their index. Raises OSError where the system does not give them:
-    then they may be fine, whatever FFmpeg found amiss with those that it got."""
+def _read(path: str | Path, place: int, n_bytes: int) -> None:
+    """Reads bytes of a file to no end but OSError, where the system does not give them. A negative place counts from the end."""
     with open(path, "rb") as file:
-        file.read(END_BYTES)
-        file.seek(max(0, os.path.getsize(path) - END_BYTES))
-        file.read(END_BYTES)
+        file.seek(max(place, -os.path.getsize(path)), os.SEEK_END if place < 0 else os.SEEK_SET)
+        file.read(n_bytes)
 
 
 def _of_system(error: Exception) -> bool:
@@ -316,17 +330,17 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[av.container.In
     try:
         opened = av.open(_local(path), container_options=LET_IN)
     except av.ArgumentError:  # FFmpeg's word for a format that is not let in
-        fault = MediaError("not a readable video (a list of other files, or a format that is not let in: make it an MP4)")
+        fault = NoVideo("not a readable video (a list of other files, or a format that is not let in: make it an MP4)")
     except MemoryError:  # FFmpeg gives no header more than 2 GB, and for one that claims more it takes none
         fault = MediaError("not a readable video (its header asks for more memory than there is, or for over 2 GB)", again=True)
     if fault:
         raise fault  # and not above: behind it is no memory that ran out
     with opened as container:
         if not container.streams.video:
-            raise NoPictures("the file has no video stream")
+            raise NoVideo("the file has no video stream")
         stream = container.streams.video[0]
         if stream.codec_context is None:
-            raise MediaError("not a readable video (there is no decoder for its codec)")
+            raise NoVideo("not a readable video (there is no decoder for its codec)")
         _refuse_large(stream.codec_context.width, stream.codec_context.height, max_pixels)
         for other in container.streams:
             if other is not stream:

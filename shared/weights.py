@@ -132,9 +132,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         state = (
             load_file(path)
             if path.suffix == ".safetensors"
-            # Not the file itself where it is a bare pickle: a length in it would have so much memory taken before a byte is read.
+            # Not the file itself where torch takes it for a bare pickle: a length in it would have so much memory taken before a
+            # byte is read.
             else torch.load(
-                path if zipfile.is_zipfile(path) else io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
+                path if _begins_as_archive(path) else io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
             )
         )
     except Exception as error:  # torch.load raises many kinds; each means the file is not a plain state dict
@@ -148,6 +149,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or not _is_plain(value, path.stat().st_size):
             raise UserError(f"{path}: {name!r:.80}: expected a name and its numbers, found a tensor {value.layout} of shape {tuple(value.shape)}.")
     return state
+
+
+ARCHIVE = b"PK\x03\x04"  # how a zip file begins
+
+
+def _begins_as_archive(path: Path) -> bool:
+    """What torch goes by, where zipfile also takes a file that ends as an archive for one."""
+    with path.open("rb") as file:
+        return file.read(len(ARCHIVE)) == ARCHIVE
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -261,7 +261,7 @@ class Step:
         """(N, D) float32, memory-mapped, where it has rows. Raises UserError where it is damaged, or N is not the step's rows."""
         path, n_rows = self.folder / f"{name}.npy", self.manifest["rows"]
         vectors = read_table(path)
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != n_rows:
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != n_rows or n_rows and not vectors.size:
             raise UserError(
                 f"{path}: expected float32 of shape ({n_rows}, D), found {vectors.dtype} of {vectors.shape}. Remove {self.folder} and run again."
             )

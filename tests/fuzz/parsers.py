@@ -815,22 +815,21 @@ def _calibrate(data: Path, work: Path) -> None:
 
 
 def _find(work: Path, config) -> None:
+    from metric_sub.embeddings import both_sides
     from metric_sub.find import as_json, rank_nearest, read_asked
-    from metric_sub.infer import boxes_and_vectors
     from shared.work import read_step
 
     read_asked(work)
-    steps = [read_step(work / "embeddings" / kind) for kind in ("photos", "videos")]
-    sides = [side for step in steps for side in boxes_and_vectors(step)]
+    sides = both_sides(*(read_step(work / "embeddings" / kind) for kind in ("photos", "videos")))
     as_json(rank_nearest(*sides, config.match.max_distance), "photos")
 
 
 def _match(work: Path, config) -> None:
-    from metric_sub.infer import boxes_and_vectors, match_boxes
+    from metric_sub.embeddings import both_sides
+    from metric_sub.infer import match_boxes
     from shared.work import read_step
 
-    steps = [read_step(work / "embeddings" / kind) for kind in ("photos", "videos")]
-    match_boxes(*[side for step in steps for side in boxes_and_vectors(step)], config.match)
+    match_boxes(*both_sides(*(read_step(work / "embeddings" / kind) for kind in ("photos", "videos"))), config.match)
 
 
 def prepare_work() -> None:
