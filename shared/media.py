@@ -29,6 +29,7 @@ PICTURES_AHEAD, BYTES_AHEAD = 256, 32 * 2**20  # of a video, whose headers are r
 INDEX_BYTES = 16 * 2**20  # more than the index of a million frames, or than a picture
 PICTURES_IN_DECODER = 64  # more than wait there for others
 LAST_BYTES = 2**12
+READ_AT_ONCE = 2**20
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the config's data.max_pixels, checked before the pixels are decoded
 
@@ -313,9 +314,11 @@ def _as_media_error(path: str | Path) -> Iterator[None]:
 
 def _read(path: str | Path, place: int, n_bytes: int) -> None:
     """Reads bytes of a file to no end but OSError, where the system does not give them. A negative place counts from the end."""
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
-        file.seek(max(place, -os.path.getsize(path)), os.SEEK_END if place < 0 else os.SEEK_SET)
-        file.read(n_bytes)
+        file.seek(min(place, size) if place >= 0 else max(0, size + place))
+        while n_bytes > 0 and (block := file.read(min(n_bytes, READ_AT_ONCE))):
+            n_bytes -= len(block)
 
 
 def _of_system(error: Exception) -> bool:
