@@ -74,7 +74,7 @@ def both_sides(photos: Step, videos: Step) -> tuple[pd.DataFrame, np.ndarray, pd
     for step, vectors in ((photos, sides[1]), (videos, sides[3])):
         for rows in chunks(len(vectors), BLOCK_ROWS):
             largest_norm(vectors[rows], str(step.folder))
-    lengths = [vectors.shape[1] for vectors in sides[1::2] if len(vectors)]
+    lengths = [vectors.shape[1] for vectors in sides[1::2]]
     if len(set(lengths)) > 1:
         raise UserError(
             f"{videos.folder}: expected vectors of {lengths[0]} values as in {photos.folder}, found {lengths[1]}. Remove both and run again."

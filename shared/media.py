@@ -27,7 +27,7 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)  # nor do Pillow's
 warnings.filterwarnings("ignore", module=r"PIL\.")
 PICTURES_AHEAD, BYTES_AHEAD = 256, 32 * 2**20  # of a video, whose headers are read before the first of them is decoded
 INDEX_BYTES = 16 * 2**20  # more than the index of a million frames, or than a picture
-PICTURES_IN_DECODER = 64  # more than wait there for others
+PICTURES_IN_DECODER, SPREAD_BYTES = 64, 2**30  # more than wait there for others, and than they lie apart
 LAST_BYTES = 2**12
 READ_AT_ONCE = 2**20
 
@@ -249,15 +249,14 @@ class _Packets:
         except IndexError:
             pass  # PyAV's after the last packet, where a stream came up that was not there when the file was opened
         except av.FFmpegError as error:
-            if isinstance(error, MemoryError):
-                raise
             if _of_system(error):
                 raise OSError(error.errno, error.strerror) from None
             self.break_off(error)
 
     def break_off(self, fault: av.FFmpegError) -> None:
         """Ends the packets with a fault of the demuxer's or the decoder's, which can be about bytes that were not given."""
-        first, last = min(self._places, default=0), max(self._places, default=0)
+        last = max(self._places, default=0)
+        first = max(min(self._places, default=0), last - SPREAD_BYTES)
         _read(self._path, first, last - first + INDEX_BYTES)
         self.fault = fault
 

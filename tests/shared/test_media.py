@@ -331,6 +331,17 @@ def test_a_video_that_breaks_off_gives_the_frames_before(tmp_path, name, movflag
     assert probe(path, MANY).width == WIDTH
 
 
+def test_a_picture_that_claims_more_than_there_is_memory_breaks_a_video_off(tmp_path):
+    path = write_video(tmp_path / "a.ivf", numbered_frames(30), codec="libvpx-vp9")
+    data, place = bytearray(path.read_bytes()), 32  # the file's header; each picture has its size and then 8 bytes before it
+    for _ in range(20):
+        place += 12 + struct.unpack_from("<I", data, place)[0]
+    struct.pack_into("<I", data, place, 2**32 - 1)
+    path.write_bytes(data)
+    got = [(index, number_of(frame)) for index, frame in read_frames(path, range(30), MANY)]
+    assert got == [(k, k) for k in range(20)]
+
+
 FAILING_DISK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -421,6 +432,19 @@ def test_a_disk_that_fails_within_a_video_is_no_break_of_it(tmp_path, monkeypatc
                 reader.probe_video(path)
             assert caught.value.again
     assert n_failed >= 6  # of 8: what was wanted may lie before the bytes that are lost
+
+
+def test_at_a_break_the_bytes_are_read_that_the_decoder_may_have_stumbled_over(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", noisy_frames(100), container={"movflags": "faststart"})
+    ranges = []
+    monkeypatch.setattr(media, "_read", lambda path, place, n_bytes: ranges.append((place, place + n_bytes)))
+    with av.open(str(path)) as file:
+        packets = media._Packets(path, file, file.streams.video[0])
+        places = [(packet.pos, packet.pos + packet.size) for packet in itertools.islice(packets, 90)]
+        packets.break_off(av.InvalidDataError(1094995529, "Invalid data found when processing input"))
+    [(first, last)] = ranges
+    assert first <= min(start for start, _ in places[-32:]) and max(end for _, end in places) <= last
+    assert first > places[10][0]  # and not all that came before
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
