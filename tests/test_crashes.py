@@ -49,6 +49,13 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
+def has_loaded_torch(pid: str) -> bool:
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended since it was listed
+
+
 def test_killed_at_random_moments_train_and_infer_end_with_the_undisturbed_files(tmp_path):
     summary = run_loop(tmp_path, rounds=5, seed=3, by_door=False)
     assert summary["failures"] == [] and summary["kills"] == 5 and summary["runs_compared"] >= 2
@@ -123,7 +130,7 @@ def test_ctrl_c_soon_after_run_sh_began_shows_no_traceback(calm, tmp_path):
         command = ["bash", PROJECT / "run.sh", "train", *with_work(calm, tmp_path / "work")]
         door = subprocess.Popen(command, stderr=file, start_new_session=True)
     children = Path(f"/proc/{door.pid}/task/{door.pid}/children")
-    wait_for(lambda: any("libtorch" in Path(f"/proc/{child}/maps").read_text() for child in children.read_text().split()))
+    wait_for(lambda: any(map(has_loaded_torch, children.read_text().split())))
     os.killpg(door.pid, signal.SIGINT)  # in the middle of the imports
     assert door.wait() in (130, -signal.SIGINT) and "Traceback" not in log.read_text()
 
