@@ -68,8 +68,8 @@ def boxes_and_vectors(step: Step) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def both_sides(photos: Step, videos: Step) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame, np.ndarray]:
-    """The boxes and vectors of photos and of videos, or of what is asked for and the other. Raises UserError where vectors are not
-    finite, or those of one side have another length than those of the other."""
+    """Of two finished steps of embeddings/, such as those of photos and of videos: the boxes (N rows), their vectors (N, D) float32, and
+    the same of the other (M rows, (M, D)). Raises UserError where vectors are not finite, or the two have another D."""
     sides = *boxes_and_vectors(photos), *boxes_and_vectors(videos)
     for step, vectors in ((photos, sides[1]), (videos, sides[3])):
         for rows in chunks(len(vectors), BLOCK_ROWS):

@@ -11,6 +11,7 @@ from metric_sub.vote import FRAME_BOX, ITEM_BOX
 from shared.errors import UserError
 from shared.files import write_json
 from shared.parse import parse_json
+from shared.tables import Whole
 
 DECIMALS = 2  # of a pixel
 EXPECTED = "Expected one object, video_id -> entry (docs/matching.md)."
@@ -43,7 +44,7 @@ class ResultEntry(_Strict):
     """What result.json says of one video."""
 
     item_id: str
-    frame_index: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+    frame_index: Annotated[Whole, Field(strict=True, ge=0)]
     result: Annotated[list[ResultBox], Field(min_length=1)]
 
 

@@ -28,7 +28,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 PICTURES_AHEAD, BYTES_AHEAD = 256, 32 * 2**20  # of a video, whose headers are read before the first of them is decoded
 INDEX_BYTES = 16 * 2**20  # more than the index of a million frames, or than a picture
 PICTURES_IN_DECODER, SPREAD_BYTES = 64, 2**30  # more than wait there for others, and than they lie apart
-LAST_BYTES = 2**12
+LAST_BYTES = 2**12  # of a video that came to its end
 READ_AT_ONCE = 2**20
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the config's data.max_pixels, checked before the pixels are decoded
