@@ -18,6 +18,7 @@ from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from bbox_sub.resize import resize_picture, resized_size
 from benchmarks._plain_pooling import pooling_plainly
 from metric_sub.crops import crops_of_boxes, to_input
+from metric_sub.descriptors import describe_crops, used
 from metric_sub.embedder import load_embedders
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match
@@ -64,7 +65,7 @@ def describe(data: Path, weights: Path, config: Config) -> tuple[pd.DataFrame, n
                 n_kept = max(1, n_kept)
             for box, score in zip(boxes[:n_kept], scores[:n_kept], strict=True):
                 rows[medium.kind].append((medium.item_id, medium.name, index, box, score))
-                vectors[medium.kind].append(embed(models, image, box))
+                vectors[medium.kind].append(embed(models, used(config.descriptors), image, box))
     columns = ["item_id", "name", "frame_index", "box", "score"]
     photos, videos = (pd.DataFrame(rows[kind], columns=columns) for kind in ("photo", "video"))
     return photos, np.array(vectors["photo"]), videos, np.array(vectors["video"])
@@ -94,8 +95,8 @@ def detect(detector: torch.nn.Module, image_rgb: np.ndarray, short_side: int, ma
     return boxes[order], found["scores"].numpy()[order]
 
 
-def embed(models: list, image_rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The unit vector of one box by all models, one after the other."""
+def embed(models: list, descriptors: dict[str, float], image_rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The unit vector of one box by all models and descriptors {name: weight}, one after the other."""
     vectors = []
     for networks in models:
         of_model = []
@@ -108,6 +109,8 @@ def embed(models: list, image_rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
             of_model.append(vector / np.linalg.norm(vector))
         vector = np.concatenate(of_model)
         vectors.append(vector / np.linalg.norm(vector))
+    for name, weight in descriptors.items():
+        vectors.append(describe_crops(image_rgb, box[None], [name])[0][0] * math.sqrt(weight))
     vector = np.concatenate(vectors)
     return vector / np.linalg.norm(vector)
 

@@ -17,10 +17,9 @@ import numpy as np
 import pandas as pd
 
 from metric_sub.cut_off import best_cut_off
-from metric_sub.embed import join_vectors
 from metric_sub.histogram import NO_CUT_OFF
 from metric_sub.labelled import labelled_boxes, match_and_score, match_labelled
-from metric_sub.vectors import describe_boxes
+from metric_sub.vectors import describe_boxes, join_models
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Match, Score
 from shared.dataset import named_parts, read_dataset
@@ -84,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         sides = {
             "colour histogram": (boxes, colours, {"plain": PLAIN}),
-            "labelled boxes": (boxes, join_vectors(list(vectors.values())), ROWS),
+            "labelled boxes": (boxes, join_models(vectors, config), ROWS),
         }
         try:
             sides["detections"] = (*detected_boxes(options.work, dataset), ROWS)

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.embed import join_vectors
 from metric_sub.evaluate import FIGURES, RECALL_AT, Crops, retrieval_figures
 from metric_sub.histogram import histograms
-from metric_sub.vectors import load_models
+from metric_sub.vectors import join_models, load_models
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config
 from shared.errors import UserError
@@ -122,7 +121,7 @@ def product_box(image_rgb: np.ndarray) -> np.ndarray:
 
 
 def describe(pictures: pd.DataFrame, config: Config, weights: Path) -> dict[str, np.ndarray]:
-    """Vectors (N, D) of the pictures' boxes: of the ensemble, of each of several models, and of the colour histogram."""
+    """Vectors (N, D) of the pictures' boxes: of the ensemble, of each of several models and descriptors, and of the colour histogram."""
     models, colours = load_models(config, weights, choose_runtime(config.runtime)), []
     with progress_bar(total=len(pictures), title="products", unit="picture") as bar:
         for path in pictures.path:
@@ -133,7 +132,7 @@ def describe(pictures: pd.DataFrame, config: Config, weights: Path) -> dict[str,
                 model.add(image_rgb, box)
             bar.update()
     vectors = {name: model.take() for name, model in models.items()}
-    ensemble = join_vectors(list(vectors.values()))
+    ensemble = join_models(vectors, config)
     return {"ensemble": ensemble, **(vectors if len(vectors) > 1 else {}), "histogram": np.concatenate(colours)}
 
 

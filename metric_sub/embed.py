@@ -1,4 +1,4 @@
-"""Running embedders over crops: batches of one size, several models side by side, one unit vector per crop."""
+"""Running embedders and descriptors over crops: batches of one size, several models side by side, one unit vector per crop."""
 
 from dataclasses import dataclass
 
@@ -7,39 +7,46 @@ import torch
 from torch import nn
 
 from metric_sub.crops import crops_of_boxes, to_input
+from metric_sub.descriptors import DESCRIPTORS, describe_crops
 from metric_sub.embedder import TrainedEmbedder
 
 
 @dataclass(frozen=True)
 class Crops:
-    """The crops of some boxes as each model wants them: per model a list of N pictures, uint8 (h, w, 3), and their groups (N,)."""
+    """The crops of N boxes as each model wants them: per model a list of N pictures, uint8 (h, w, 3), and their groups (N,); and what
+    each descriptor gives of them, (N, its length) float32."""
 
+    n: int
     of_models: list[tuple[list[np.ndarray], np.ndarray]]
+    described: list[np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.of_models[0][1])
+        return self.n
 
     @property
     def nbytes(self) -> int:
-        return sum(crop.nbytes for crops, _ in self.of_models for crop in crops)
+        return sum(crop.nbytes for crops, _ in self.of_models for crop in crops) + sum(each.nbytes for each in self.described)
 
 
 class CropEmbedder:
     """Cuts boxes out of pictures and embeds the crops with every model.
 
     A model is a list: one network, or its snapshots, whose vectors are joined first. The models' unit vectors are
-    concatenated and normalised again (the design's ensemble).
+    concatenated and normalised again (the design's ensemble), with those of the descriptors {name: weight} behind them.
     """
 
-    def __init__(self, models: list[list[TrainedEmbedder]], batch_size: int):
+    def __init__(self, models: list[list[TrainedEmbedder]], batch_size: int, descriptors: dict[str, float] | None = None):
         self._models = models
         self._batch_size = batch_size
-        self.dimension = sum(embedder.dimension for model in models for embedder in model)
+        self._descriptors = descriptors or {}
+        lengths = [embedder.dimension for model in models for embedder in model]
+        self.dimension = sum(lengths) + sum(DESCRIPTORS[name].length for name in self._descriptors)
         self._added: list[Crops] = []
 
     def cut(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> Crops:
         """The crops of a picture's boxes (N, 4)."""
-        return Crops([crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule) for model in self._models])
+        of_models = [crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule) for model in self._models]
+        return Crops(len(boxes_xyxy), of_models, describe_crops(image_rgb, boxes_xyxy, list(self._descriptors)))
 
     def embed(self, cuts: list[Crops]) -> np.ndarray:
         """(N, dimension) float32 unit vectors of all crops, in their order; those of one size share a batch."""
@@ -50,7 +57,8 @@ class CropEmbedder:
             crops = [crop for cut in cuts for crop in cut.of_models[k][0]]
             groups = np.concatenate([cut.of_models[k][1] for cut in cuts])
             vectors.append(embed_by_model(model, crops, groups, self._batch_size))
-        return join_vectors(vectors)
+        vectors += [np.concatenate(of_descriptor) for of_descriptor in zip(*(cut.described for cut in cuts), strict=True)]
+        return join_vectors(vectors, [1.0] * len(self._models) + list(self._descriptors.values()))
 
     def add(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> None:
         """Takes the crops of a picture's boxes (N, 4) until the next `take`."""
@@ -100,9 +108,15 @@ def _embed_compiled(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> n
     return _unit(embedder.net(batch) + embedder.net(batch[:, :, ::-1]))
 
 
-def join_vectors(vectors: list[np.ndarray]) -> np.ndarray:
-    """Each model's (N, D_k) normalised, concatenated, normalised again: (N, sum D_k) float32. A zero vector stays zero."""
-    return _unit(np.concatenate([_unit(vector) for vector in vectors], axis=1)).astype(np.float32)
+def join_vectors(vectors: list[np.ndarray], weights: list[float] | None = None) -> np.ndarray:
+    """Each model's (N, D_k) normalised, concatenated, normalised again: (N, sum D_k) float32. A zero vector stays zero.
+
+    weights: what each counts in the squared distances, 1 where none are given. Where no vector is zero, the squared distance
+    between two rows is the weighted mean of those that the models give.
+    """
+    factors = np.sqrt(weights if weights is not None else np.ones(len(vectors)), dtype=np.float32)
+    parts = [_unit(vector) * factor for vector, factor in zip(vectors, factors, strict=True)]
+    return _unit(np.concatenate(parts, axis=1)).astype(np.float32)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def refuse_unfit_index(config: Config, weights: Path) -> None:
     """Raises UserError, before the work, where FAISS cannot make the config's index for the embedders' vectors."""
     if config.search.index == EXACT:
         return
-    empty_index(config.search, vector_length(read_trained(config, weights)))
+    empty_index(config.search, vector_length(config, read_trained(config, weights)))
 
 
 def match_embedded(config: Config, options: argparse.Namespace, photos: Step, videos: Step) -> Step:

@@ -14,13 +14,12 @@ import pandas as pd
 
 from metric_sub.confusions import draw_confusions, worst_confusions
 from metric_sub.cut_off import draw_distances, propose_cut_off
-from metric_sub.embed import join_vectors
 from metric_sub.embeddings import read_trained
 from metric_sub.evaluate import FIGURES, RECALL_AT, Crops, nearest_right_and_wrong, retrieval_figures
 from metric_sub.histogram import NO_CUT_OFF
 from metric_sub.labelled import labelled_boxes, match_and_score
 from metric_sub.score import LEVELS
-from metric_sub.vectors import describe_boxes
+from metric_sub.vectors import describe_boxes, join_models
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Data, Match, Score
 from shared.dataset import named_parts, read_dataset, warn_of_training
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
             boxes, config, runtime, options.weights, folder / "vectors", options.fresh
         )
         sides = Sides.of(boxes)
-        ensemble = join_vectors(list(vectors.values()))
+        ensemble = join_models(vectors, config)
         no_cut_off = config.match.model_copy(update={"max_distance": NO_CUT_OFF})
         figures = {
             "data": str(options.data),

@@ -1,11 +1,12 @@
-"""The vectors of labelled boxes by every embedder and by colour, kept on disk: judging again embeds nothing anew."""
+"""The vectors of labelled boxes by every embedder and descriptor and by colour, kept on disk: judging again embeds nothing anew."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from metric_sub.embed import CropEmbedder
+from metric_sub.descriptors import used
+from metric_sub.embed import CropEmbedder, join_vectors
 from metric_sub.embedder import load_embedders
 from metric_sub.embeddings import read_trained
 from metric_sub.histogram import DIMENSION, histograms
@@ -23,25 +24,35 @@ MEDIA_PER_PART = 16
 
 
 def load_models(config: Config, weights: Path, runtime: Runtime) -> dict[str, CropEmbedder]:
-    """Each embedder of the config by its name, ready for the runtime. Raises UserError where one does not fit."""
+    """Each embedder of the config by its name, ready for the runtime, and after them each descriptor by its own.
+
+    Raises UserError where one does not fit.
+    """
     models = {}
     for name, folder in zip([model.name for model in config.embedders], read_trained(config, weights), strict=True):
         embedders = load_embedders(folder, runtime=runtime, flip=config.embed.flip)
         models[name] = CropEmbedder([embedders], config.embed.batch_size)
-    return models
+    batch_size = config.embed.batch_size
+    return models | {name: CropEmbedder([], batch_size, {name: 1.0}) for name in used(config.descriptors)}
+
+
+def join_models(vectors: dict[str, np.ndarray], config: Config) -> np.ndarray:
+    """What inference searches by: vectors of all that `load_models` names, (N, D) each, joined with the config's weights."""
+    weights = dict.fromkeys(vectors, 1.0) | used(config.descriptors)
+    return join_vectors(list(vectors.values()), list(weights.values()))
 
 
 def describe_boxes(
     boxes: pd.DataFrame, config: Config, runtime: Runtime, weights: Path, folder: Path, fresh: bool
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], np.ndarray]:
-    """(boxes, vectors, colours): what `labelled.labelled_boxes` gave, vectors of it by model {name: (N, D) of unit length},
-    and colour histograms (N, 1536), float32, row by row.
+    """(boxes, vectors, colours): what `labelled.labelled_boxes` gave, vectors of it {name: (N, D) of unit length} by all that
+    `load_models` names, and colour histograms (N, 1536), float32, row by row.
 
     Boxes of pictures that cannot be read are left out. Kept in `folder`, which is reused where nothing that it depends on
     changed.
     """
     trained = read_trained(config, weights)
-    names = [model.name for model in config.embedders]
+    names = [*(model.name for model in config.embedders), *used(config.descriptors)]
     step = Step(
         folder,
         {

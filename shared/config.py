@@ -177,6 +177,13 @@ class Embed(Section):
     batch_size: Count
 
 
+class DescriptorWeights(Section):
+    """What each descriptor that needs no training counts beside an embedder, which counts as 1; 0: it is left out."""
+
+    gradient_histogram: NotNegative
+    colour_histogram: NotNegative
+
+
 class Augment(Section):
     """One augmentation of training crops: probabilities, and the strengths that go with them."""
 
@@ -386,6 +393,7 @@ class Config(Section):
     detect: Detect
     embedders: Annotated[list[Embedder], Field(min_length=1)]
     embed: Embed
+    descriptors: DescriptorWeights
     embed_train: EmbedTrain
     search: Search
     match: Match
@@ -425,8 +433,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _names_differ(self):
         names = [embedder.name for embedder in self.embedders]
-        if len(set(names)) < len(names) or "detector" in names:
-            raise ValueError(f"embedders: names must differ from each other and from 'detector', found {names}")
+        taken = {"detector", *DescriptorWeights.model_fields}
+        if len(set(names)) < len(names) or taken & set(names):
+            raise ValueError(f"embedders: names must differ from each other and from {', '.join(sorted(taken))}, found {names}")
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,160 @@
+"""Descriptors that need no training, joined with the learned embedders' vectors: edges and colours of a crop.
+
+Learned from a few hundred products an embedder tells less than it could; edges show that a picture of the catalogue is in the video as
+it is, colours what no network that was trained against coloured light can go by.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from metric_sub.crops import cut_crop
+from shared.config import DescriptorWeights
+
+SIDE = 64  # px: every crop is described as a square of this size
+CELLS = 8  # along each side
+ORIENTATIONS = 9  # of an edge, over half a turn
+NEIGHBOURHOOD = 3  # cells along each side: by their mean energy a cell is normalised
+LEAST_ENERGY = 0.01  # of the crop's largest: what a cell is divided by at least
+
+COLOUR_SIDE = 32  # px
+HUES, SATURATIONS, VALUES = 12, 4, 4
+BANDS = 3  # from top to bottom
+CENTRE = 0.6  # standard deviation of the pixels' weight around the crop's centre, in halves of its side
+
+
+def gradient_histograms(crops_rgb: np.ndarray) -> np.ndarray:
+    """Histograms of oriented gradients (Dalal and Triggs 2005): (N, 64, 64, 3) uint8 -> (N, 576) float32 of unit length.
+
+    Of each of 8 x 8 cells the strengths of its edges by 9 orientations without a sign, each pixel's shared linearly between
+    the nearest cells and orientations. A pixel's gradient is that of its steepest channel, of the roots of the values. Cells
+    are divided by the root of their 3 x 3 neighbours' mean energy. Order: row, column, orientation, of which bin k
+    is around (k + 0.5) * 20 degrees from a gradient to the right. A crop without an edge gives zeros.
+    """
+    n = len(crops_rgb)
+    strength, orientation = _steepest(np.sqrt(crops_rgb.astype(np.float32)))  # (N, 64, 64)
+    turn = orientation * ORIENTATIONS - 0.5
+    below = np.floor(turn)
+    share = turn - below
+    spread = _spread()
+    cells = np.zeros((n, CELLS, CELLS, ORIENTATIONS), np.float32)
+    for k, of_edge in ((0, 1 - share), (1, share)):
+        bins = (below.astype(np.int64) + k) % ORIENTATIONS
+        for number in range(ORIENTATIONS):
+            of_bin = np.where(bins == number, strength * of_edge, 0)  # (N, 64, 64)
+            cells[..., number] += spread @ of_bin @ spread.T
+    energy = (cells**2).sum(axis=3)  # (N, 8, 8)
+    near = _mean_of_neighbours(energy)
+    near += LEAST_ENERGY * near.max(axis=(1, 2), keepdims=True)
+    cells /= np.sqrt(near + np.finfo(np.float32).tiny)[..., None]
+    return _unit_rows(cells.reshape(n, -1))
+
+
+def colour_histograms(crops_rgb: np.ndarray) -> np.ndarray:
+    """Joint histograms of hue, saturation and value (Swain and Ballard 1991): (N, 64, 64, 3) uint8 -> (N, 576) float32.
+
+    One for each of three bands from top to bottom, 12 x 4 x 4 bins between which a pixel is shared linearly (hue is a circle);
+    pixels count the less, the farther they are from the crop's centre. Entries are roots of shares, so that distances are
+    Hellinger's. Unit length.
+    """
+    n = len(crops_rgb)
+    shrunk = np.stack([cv2.resize(crop, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA) for crop in crops_rgb])
+    flat = shrunk.reshape(n * COLOUR_SIDE, COLOUR_SIDE, 3).astype(np.float32) / 255
+    hue, saturation, value = np.moveaxis(cv2.cvtColor(flat, cv2.COLOR_RGB2HSV).reshape(n, -1, 3), 2, 0)  # (N, 1024) each
+    sides = _shared(hue / 360 * HUES, HUES, circle=True)
+    sides_saturation = _shared(saturation * SATURATIONS - 0.5, SATURATIONS)
+    sides_value = _shared(value * VALUES - 0.5, VALUES)
+    bands = np.repeat(np.arange(COLOUR_SIDE) * BANDS // COLOUR_SIDE, COLOUR_SIDE)  # (1024,)
+    place = np.arange(n)[:, None] * BANDS + bands  # (N, 1024)
+    size = n * BANDS * HUES * SATURATIONS * VALUES
+    counts = np.zeros(size)
+    for hue_bin, of_hue in sides:
+        for saturation_bin, of_saturation in sides_saturation:
+            for value_bin, of_value in sides_value:
+                bins = ((place * HUES + hue_bin) * SATURATIONS + saturation_bin) * VALUES + value_bin
+                weights = _central() * of_hue * of_saturation * of_value
+                counts += np.bincount(bins.ravel(), weights.ravel(), size)
+    return _unit_rows(np.sqrt(counts.reshape(n, -1)).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What gives the vectors, (N, 64, 64, 3) uint8 -> (N, length) float32 of unit length or zeros."""
+
+    describe: Callable[[np.ndarray], np.ndarray]
+    length: int
+
+
+DESCRIPTORS = {
+    "gradient_histogram": Descriptor(gradient_histograms, CELLS * CELLS * ORIENTATIONS),
+    "colour_histogram": Descriptor(colour_histograms, BANDS * HUES * SATURATIONS * VALUES),
+}
+
+
+def used(weights: DescriptorWeights) -> dict[str, float]:
+    """Those of the section `descriptors` whose weight is not 0, in DESCRIPTORS' order."""
+    of_all = {"gradient_histogram": weights.gradient_histogram, "colour_histogram": weights.colour_histogram}
+    return {name: weight for name, weight in of_all.items() if weight}
+
+
+def describe_crops(image_rgb: np.ndarray, boxes_xyxy: np.ndarray, names: list[str]) -> list[np.ndarray]:
+    """Of each descriptor that is named the vectors of a picture's boxes (N, 4): (N, its length) float32."""
+    if not names:
+        return []
+    if not len(boxes_xyxy):
+        return [np.zeros((0, DESCRIPTORS[name].length), np.float32) for name in names]
+    crops = np.stack([cut_crop(image_rgb, box, (SIDE, SIDE), "bilinear") for box in boxes_xyxy])
+    return [DESCRIPTORS[name].describe(crops) for name in names]
+
+
+def _steepest(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of (N, H, W, C) the strength of each pixel's gradient, by central differences in its steepest channel, and its
+    orientation in 0..1 of half a turn, (N, H, W) each. Beyond the border the picture is mirrored: no gradient across it."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]  # (N, H, W, C)
+    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    squared = across**2 + down**2
+    steepest = squared.argmax(axis=3)[..., None]
+    squared, across, down = (np.take_along_axis(each, steepest, axis=3)[..., 0] for each in (squared, across, down))
+    return np.sqrt(squared), np.arctan2(down, across) / np.pi % 1.0
+
+
+@cache
+def _spread() -> np.ndarray:
+    """(8, 64): how each of 64 pixels of a line is shared between the cells whose centres are nearest; beyond the first and the
+    last centre a part is lost."""
+    place = (np.arange(SIDE) + 0.5) * CELLS / SIDE - 0.5
+    return np.maximum(0, 1 - np.abs(np.arange(CELLS)[:, None] - place)).astype(np.float32)
+
+
+def _mean_of_neighbours(energy: np.ndarray) -> np.ndarray:
+    """(N, 8, 8) -> (N, 8, 8): the mean of each cell and the eight around it; beyond the border they are mirrored."""
+    reach = NEIGHBOURHOOD // 2
+    padded = np.pad(energy, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (NEIGHBOURHOOD, NEIGHBOURHOOD), axis=(1, 2))
+    return windows.mean(axis=(3, 4))
+
+
+def _shared(place: np.ndarray, n: int, circle: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two bins between which each value lies and its share of either: [(bin, share), (next bin, share)]. `place` is in bins; values
+    before the first or behind the last bin's centre belong to it alone, on a circle they lie between the last and the first."""
+    if not circle:
+        place = np.clip(place, 0, n - 1)
+    below = np.floor(place)
+    share, below = place - below, below.astype(np.int64)
+    return [(below % n, 1 - share), ((below + 1) % n, share)]
+
+
+@cache
+def _central() -> np.ndarray:
+    """(1024,): the weight of each pixel, by a Gaussian around the centre."""
+    offset = (np.arange(COLOUR_SIDE) + 0.5) * 2 / COLOUR_SIDE - 1
+    return np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * CENTRE**2)).ravel()
+
+
+def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
