@@ -90,6 +90,7 @@ class Detections:
             "chosen": self._chosen,
             "runtime": runtime_settings(self._runtime, self._folder),
             "max_side": settings.max_side,
+            "vote_iou": settings.vote_iou,
             "batch_size": settings.batch_size,
             **own,
         }
@@ -167,7 +168,11 @@ class Detections:
         settings = self._settings
         least = 0.0 if settings.keep_best_photo_box else settings.photo_score
         model, _ = load_detector(
-            self._folder, runtime=self._runtime, least_score=min(least, settings.video_score), **self._chosen
+            self._folder,
+            runtime=self._runtime,
+            least_score=min(least, settings.video_score),
+            vote_iou=settings.vote_iou,
+            **self._chosen,
         )
         return model
 

@@ -132,18 +132,25 @@ def _draw_heads(heads: BoxHeads) -> None:
 def detector_runtime(config: Config) -> Runtime:
     """What the config's detector runs on.
 
-    With `detector.engine: detectron2` an engine that is left open is torch: the user wants detectron2's own model.
+    With `detector.engine: detectron2` an engine that is left open is torch: the user wants detectron2's own model. Raises UserError
+    where that model is to vote for boxes, which it cannot.
     """
     only_torch = "detector.engine is detectron2" if config.detector.engine == "detectron2" else ""
-    return choose_runtime(config.runtime, only_torch=only_torch)
+    runtime = choose_runtime(config.runtime, only_torch=only_torch)
+    if only_torch and runtime.engine == "torch" and config.detect.vote_iou:
+        raise UserError(
+            f"detect.vote_iou: expected 0 with detector.engine: detectron2, whose own model has no box voting, found "
+            f"{config.detect.vote_iou:g}. Set it to 0, or detector.engine=torchvision, which runs the same weights."
+        )
+    return runtime
 
 
 def load_detector(
-    folder: Path, *, runtime: Runtime, least_score: float, **chosen: float
+    folder: Path, *, runtime: Runtime, least_score: float, vote_iou: float = 0.0, **chosen: float
 ) -> tuple[GeneralizedRCNN | CompiledDetector, Detector]:
     """A trained detector ready for `detect_boxes`, which gives boxes scored above `least_score`, and its config section.
 
-    `chosen` replaces values of INFERENCE_KEYS that it was trained with. OpenVINO runs torchvision's build of the network
+    vote_iou: of `rcnn.vote_for_boxes`, 0 for none; detectron2's own model has no voting. `chosen` replaces values of INFERENCE_KEYS that it was trained with. OpenVINO runs torchvision's build of the network
     whatever the engine: the weights are the same.
     """
     if runtime.engine == "openvino":
@@ -158,6 +165,8 @@ def load_detector(
     model = build_detector(config, load_pretrained=False, least_score=least_score)
     load_weights(folder, model)
     model.eval()
+    if config.engine == "torchvision":
+        model.roi_heads.vote_iou = vote_iou
     if runtime.engine == "openvino":
         makes = detector_models(model)
         chosen = {name: made_or_quantized(makes[name], runtime, Cache.of(folder, name, SOURCE), folder) for name in MODELS}

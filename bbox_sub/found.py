@@ -50,6 +50,7 @@ def find_boxes(
                 "runtime": runtime_settings(runtime, weights),
                 "least_score": least_score,
                 "sides": [short_side, config.detect.max_side],
+                "vote_iou": config.detect.vote_iou,
                 "batch_size": config.detect.batch_size,
                 "max_pixels": config.data.max_pixels,
                 "media": media_fingerprint(dataset.media[dataset.media.media_id.isin(rows.media_id)]),
@@ -59,7 +60,9 @@ def find_boxes(
         )
         if not step.done:
             if model is None:
-                model, _ = load_detector(weights, runtime=runtime, least_score=least_score, **chosen)
+                model, _ = load_detector(
+                    weights, runtime=runtime, least_score=least_score, vote_iou=config.detect.vote_iou, **chosen
+                )
             build_found(step, model, rows, short_side, config)
         found = step.table("found")
         tables.append(

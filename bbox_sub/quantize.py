@@ -71,6 +71,7 @@ def quantize_detector(config: Config, options: argparse.Namespace, description: 
             "quantize": settings.model_dump(),
             "chosen": keys,
             "sides": [config.detect.photo_short_side, config.detect.video_short_side, config.detect.max_side],
+            "vote_iou": config.detect.vote_iou,
             "max_pixels": config.data.max_pixels,
             "calibration": table_fingerprint(chosen.drop(columns="path")),
             "validation": content_fingerprint(judging) if judging else None,
@@ -80,7 +81,10 @@ def quantize_detector(config: Config, options: argparse.Namespace, description: 
     )
     if step.done:
         return
-    network, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE, engine="torchvision", **keys)
+    vote_iou = config.detect.vote_iou
+    network, _ = load_detector(
+        weights, runtime=PLAIN, least_score=LEAST_SCORE, vote_iou=vote_iou, engine="torchvision", **keys
+    )
     uncached = dict.fromkeys(MODELS)
     in_float = CompiledDetector(network, detector_models(network), FLOAT, uncached)
     measure, as_float = None, None

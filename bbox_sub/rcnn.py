@@ -13,7 +13,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
 
 from bbox_sub.pooling import pool_boxes
 
@@ -149,6 +149,8 @@ def level_of_boxes(boxes_xyxy: Tensor, n_levels: int) -> Tensor:
 class BoxHeads(RoIHeads):
     """torchvision's second half of Faster R-CNN; chooses its detections as detectron2's fast_rcnn_inference does."""
 
+    vote_iou = 0.0  # `vote_for_boxes` with this IoU moves the detections that were chosen; 0: they stay
+
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.box_coder = Float32Coder(weights=(10.0, 10.0, 5.0, 5.0))
@@ -174,6 +176,25 @@ class BoxHeads(RoIHeads):
         finite = boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
         boxes, scores = clip_boxes_to_image(boxes[finite], image_hw), scores[finite]
         places, labels = torch.where(scores > self.score_thresh)
-        boxes, scores = boxes[places, labels], scores[places, labels]
-        keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
-        return boxes[keep], scores[keep], labels[keep] + 1
+        keep = batched_nms(boxes[places, labels], scores[places, labels], labels, self.nms_thresh)[: self.detections_per_img]
+        places, labels = places[keep], labels[keep]
+        chosen = boxes[places, labels]
+        if self.vote_iou:
+            chosen = vote_for_boxes(chosen, labels, boxes, scores, self.vote_iou)
+        return chosen, scores[places, labels], labels + 1
+
+
+def vote_for_boxes(chosen: Tensor, labels: Tensor, boxes: Tensor, scores: Tensor, least_iou: float) -> Tensor:
+    """Box voting (Gidaris and Komodakis 2015): the mean of the boxes of a detection's class that overlap it enough, by their scores.
+
+    chosen (D, 4) and labels (D,) from 0 are the detections; boxes (P, K, 4) and scores (P, K) those of all proposals by
+    class, however low their scores. Gives (D, 4); a detection that none overlaps by least_iou or more stays.
+    """
+    moved = chosen.clone()
+    for label in labels.unique():
+        own = torch.where(labels == label)[0]
+        voters, weights = boxes[:, label], scores[:, label]
+        weights = torch.where(box_iou(chosen[own], voters) >= least_iou, weights, 0.0)  # (of the class, P)
+        total = weights.sum(dim=1, keepdim=True)
+        moved[own] = torch.where(total > 0, weights @ voters / total, chosen[own])
+    return moved

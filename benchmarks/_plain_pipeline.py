@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> None:
 def describe(data: Path, weights: Path, config: Config) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame, np.ndarray]:
     """The boxes of the photos (item_id, name, box, score) and their vectors, the boxes of the videos (with frame_index) and theirs."""
     chosen = {key: getattr(config.detector, key) for key in INFERENCE_KEYS}
-    detector, _ = load_detector(weights / "detector", runtime=PLAIN, least_score=0.0, **chosen)
+    detector, _ = load_detector(
+        weights / "detector", runtime=PLAIN, least_score=0.0, vote_iou=config.detect.vote_iou, **chosen
+    )
     pooling_plainly(detector)
     models = [load_embedders(weights / model.name, runtime=PLAIN, flip=config.embed.flip) for model in config.embedders]
     settings = config.detect

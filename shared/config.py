@@ -140,6 +140,7 @@ class Detect(Section):
     video_short_side: Count
     max_side: Count
     keep_best_photo_box: bool  # a photo with no box over photo_score keeps its best one
+    vote_iou: Share  # a detection becomes the mean of the proposals' boxes that overlap it by this IoU or more; 0: it stays
     batch_size: Count
     # grey levels: a frame that differs less from the last detected one takes its boxes; 0: every frame is detected
     reuse_below: NotNegative

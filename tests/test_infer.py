@@ -55,6 +55,20 @@ def test_one_process_writes_what_the_two_stages_write(plain_data, untrained, tmp
     assert len(contents(calm)) > 8 and contents(calm) == contents(tmp_path / "two")
 
 
+def test_descriptors_lengthen_the_vectors_and_another_weight_makes_them_anew(plain_data, untrained, tmp_path, calm):
+    one, two = ("descriptors={gradient_histogram: 1, colour_histogram: %s}" % weight for weight in (0, 0.5))
+    work, vectors, detections = tmp_path / "work", [], []
+    for override in (one, two):
+        infer.main(arguments(plain_data, untrained, work, override))
+        vectors.append(np.load(work / "embeddings" / "videos" / "vectors.npy"))
+        detections.append((work / "detections" / "videos" / "manifest.json").stat().st_mtime_ns)
+    plain = np.load(calm / "embeddings" / "videos" / "vectors.npy")
+    assert [each.shape[1] - plain.shape[1] for each in vectors] == [576, 1152] and detections[0] == detections[1]
+    assert np.allclose(np.linalg.norm(vectors[1], axis=1), 1, atol=1e-5)
+    models = plain.shape[1]
+    assert np.allclose(vectors[1][:, :models] * 3.5**0.5, plain * 2**0.5, atol=1e-5)  # two models of 1, and 1.5
+
+
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_the_flow_finds_what_plain_loops_find(plain_data, untrained, tmp_path, engine):
     """With torch a unit at a time, whose pictures and crops share batches; with OpenVINO every picture by itself."""

@@ -12,6 +12,7 @@ from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import build_detector, detector_runtime, load_detector
 from bbox_sub.openvino_engine import BoxHead, detector_models
 from shared.config import RuntimeChoice, load_config
+from shared.errors import UserError
 from shared.runtime import PLAIN, Request, Runtime, compiled, cpu_has_bf16
 from shared.weights import save_weights
 from tests.conftest import PROJECT
@@ -68,6 +69,15 @@ def test_in_float32_the_boxes_of_torch(folder):
     expected = detect(folder, PLAIN, images())
     assert len({label for _, _, labels in expected for label in labels}) == 3
     same_boxes(detect(folder, F32, images()), expected, px=0.01, score=1e-4)
+
+
+def test_voting_moves_boxes_alike_in_both_engines(folder):
+    plain, torch_boxes, boxes = (
+        detect(folder, runtime, images(), **keys)
+        for runtime, keys in ((PLAIN, {}), (PLAIN, {"vote_iou": 0.5}), (F32, {"vote_iou": 0.5}))
+    )
+    same_boxes(boxes, torch_boxes, px=0.01, score=1e-4)
+    assert all(np.abs(moved[0] - own[0]).max() > 1 for moved, own in zip(boxes, plain, strict=True))
 
 
 @needs_bf16
@@ -138,6 +148,11 @@ def test_detectron2s_engine_is_torch_where_the_runtime_is_left_open(tiny_config)
     )
     chosen = detector_runtime(config)
     assert chosen.engine == "torch" and "detectron2" in chosen.why
+    voting = config.model_copy(update={"detect": config.detect.model_copy(update={"vote_iou": 0.8})})
+    with pytest.raises(UserError, match="detect.vote_iou: expected 0 with detector.engine: detectron2, .* found 0.8"):
+        detector_runtime(voting)
+    in_openvino = RuntimeChoice(engine="openvino", precision="f32", device="cpu")  # which runs our build of the network
+    assert detector_runtime(voting.model_copy(update={"runtime": in_openvino})).engine == "openvino"
 
 
 def test_a_picture_without_proposals_has_no_boxes(folder):

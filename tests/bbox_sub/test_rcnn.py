@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import box_iou, roi_align
+from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
 
-from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Float32Coder, Proposals, level_of_boxes
+from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Float32Coder, Proposals, level_of_boxes, vote_for_boxes
 
 SIZES, RATIOS = [32, 64, 128, 256, 512], [0.5, 1.0, 2.0]
 
@@ -149,6 +149,48 @@ def test_a_score_that_equals_the_least_is_left_out_and_the_count_is_kept_to():
         for keys in ({"score_thresh": 0.5}, {"detections_per_img": 1})
     ]
     assert found == [pytest.approx([0.875, 0.75]), pytest.approx([0.875])]
+
+
+def test_box_voting_by_hand():
+    """Two boxes overlap the best by 0.8 or more, one by less; that of the other class and the low score count as the rule says."""
+    chosen, labels = torch.tensor([[0.0, 0, 100, 100], [0, 0, 100, 100]]), torch.tensor([0, 1])
+    boxes = torch.tensor([[0.0, 0, 100, 100], [0, 0, 90, 100], [0, 0, 80, 100], [0, 0, 79, 100]])[:, None].repeat(1, 2, 1)
+    scores = torch.tensor([[0.5, 0.1], [0.4, 0.0], [0.1, 0.0], [0.9, 0.9]])
+    moved = vote_for_boxes(chosen, labels, boxes, scores, 0.8)
+    assert moved[0].tolist() == pytest.approx([0, 0, 0.5 * 100 + 0.4 * 90 + 0.1 * 80, 100])
+    assert moved[1].tolist() == [0, 0, 100, 100]
+    assert vote_for_boxes(chosen, labels, boxes, scores * 0, 0.8).tolist() == chosen.tolist()
+    assert vote_for_boxes(chosen[:0], labels[:0], boxes, scores, 0.8).shape == (0, 4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_voting_moves_the_boxes_of_detections_and_nothing_else(seed):
+    torch.manual_seed(seed)
+    corner = 60 * torch.rand(40, 2)
+    proposals, logits = [torch.cat([corner, corner + 10 + 30 * torch.rand(40, 2)], dim=1)], 2 * torch.randn(40, 3)
+    proposals[0][:20] = proposals[0][20:] + torch.randn(20, 4)  # every box has one that overlaps it well
+    plain, voting = heads_module(), heads_module()
+    voting.vote_iou = 0.6
+    deltas = 0.1 * torch.randn(40, 12)
+    [boxes], [scores], [labels] = plain.postprocess_detections(logits, deltas, proposals, [(80, 90)])
+    [moved], *rest = voting.postprocess_detections(logits, deltas, proposals, [(80, 90)])
+    assert len(boxes) > 8 and torch.equal(rest[0][0], scores) and torch.equal(rest[1][0], labels)
+    every = clip_boxes_to_image(plain.box_coder.decode(deltas, proposals).reshape(40, 3, 4), (80, 90))
+    shares = logits.softmax(dim=1)
+    expected = []
+    for box, label in zip(boxes.double(), labels, strict=True):
+        total, weight = torch.zeros(4, dtype=torch.float64), 0.0
+        for voter, share in zip(every[:, label].double(), shares[:, label], strict=True):
+            if iou_of(box, voter) >= 0.6:
+                total, weight = total + share * voter, weight + share
+        expected.append(total / weight)
+    torch.testing.assert_close(moved.double(), torch.stack(expected), rtol=0, atol=1e-3)
+    assert (moved != boxes).any()
+
+
+def iou_of(a, b):
+    width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
+    return width * height / (sum((each[2] - each[0]) * (each[3] - each[1]) for each in (a, b)) - width * height)
 
 
 def test_no_proposal_gives_no_detection():

@@ -37,6 +37,21 @@ def test_by_hand():
     assert joined[0] == pytest.approx(np.array([0.6, 0.8, 0, 1]) / 2**0.5)
 
 
+@given(st.integers(0, 1000), st.lists(st.floats(0.01, 100), min_size=3, max_size=3))
+def test_weights_make_the_squared_distance_a_weighted_mean(seed, weights):
+    rng = np.random.default_rng(seed)
+    vectors = [rng.normal(size=(5, dimension)).astype(np.float32) for dimension in (3, 8, 2)]
+    joined = join_vectors(vectors, weights)
+
+    def squared_distances(rows):
+        rows = rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True)
+        return ((rows[:, None] - rows) ** 2).sum(axis=2)
+
+    expected = np.average([squared_distances(vector) for vector in vectors], axis=0, weights=weights)
+    assert np.linalg.norm(joined, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    assert np.allclose(squared_distances(joined), expected, atol=1e-5)
+
+
 def test_zero_stays_zero_and_none_stays_none():
     joined = join_vectors([np.float32([[0, 0], [0, 0]]), np.float32([[0, 0], [1, 0]])])
     assert joined.tolist() == [[0, 0, 0, 0], [0, 0, 1, 0]]
@@ -145,6 +160,25 @@ def test_several_real_models_side_by_side(tiny_config):
     vectors, singles = both.take(), [embedder.take() for embedder in alone]
     assert both.dimension == 32 and vectors.shape == (4, 32)
     assert np.allclose(vectors @ vectors.T, np.mean([single @ single.T for single in singles], axis=0), atol=1e-5)
+
+
+def test_descriptors_stand_behind_the_models_with_their_weights(tiny_config):
+    torch.manual_seed(0)
+    network = build_embedder(tiny_config.embedders[0], tiny_config.embed, load_pretrained=False).eval()
+    model, weights = [TrainedEmbedder(network, RULE, False)], {"gradient_histogram": 2.0, "colour_histogram": 0.5}
+    image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+    boxes = np.float32([[0, 0, 20, 20], [0, 0, 60, 25], [5, 5, 25, 75], [30, 30, 55, 60]])
+    joined, *alone = CropEmbedder([model], 2, weights), CropEmbedder([model], 2), *(CropEmbedder([], 2, {name: 3.0}) for name in weights)
+    for embedder in (joined, *alone):
+        embedder.add(image, boxes[:3])
+        embedder.add(image, boxes[:0])
+        embedder.add(image, boxes[3:])
+    vectors, parts = joined.take(), [embedder.take() for embedder in alone]
+    assert joined.dimension == 16 + 576 + 576 and vectors.shape == (4, joined.dimension) and vectors.dtype == np.float32
+    assert [part.shape for part in parts] == [(4, 16), (4, 576), (4, 576)]
+    cosines = [part.astype(np.float64) @ part.T for part in parts]
+    assert np.allclose(vectors @ vectors.T, np.average(cosines, axis=0, weights=[1, 2, 0.5]), atol=1e-5)
+    assert joined.take().shape == (0, joined.dimension)
 
 
 def test_a_models_snapshots_weigh_as_one_model(tiny_config):

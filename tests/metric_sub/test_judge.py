@@ -96,6 +96,18 @@ def test_figures_of_each_model_and_of_the_ensemble(options, tiny_data, tiny_conf
         assert of_name["matching"]["max_distance"] == tiny_config.match.max_distance
 
 
+def test_descriptors_are_judged_beside_the_models_and_joined_by_their_weights(options, tmp_path):
+    arguments, folder, _ = options
+    main([*arguments, "descriptors={gradient_histogram: 0, colour_histogram: 0}"])
+    without = figures_in(folder)
+    main([*arguments, "descriptors={gradient_histogram: 1e-6, colour_histogram: 1e6}"])
+    figures = figures_in(folder)
+    assert list(without["models"]) == ["a", "b"]
+    assert list(figures["models"]) == ["a", "b", "gradient_histogram", "colour_histogram"]
+    assert {name: figures["models"][name] for name in "ab"} == without["models"]
+    assert figures["ensemble"]["retrieval"] == figures["models"]["colour_histogram"]["retrieval"]  # which outweighs all
+
+
 def test_the_histogram_tells_the_drawn_colours_apart(options):
     arguments, folder, _ = options
     main([*arguments, "match.max_distance=0.01"])
