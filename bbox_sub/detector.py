@@ -150,8 +150,9 @@ def load_detector(
 ) -> tuple[GeneralizedRCNN | CompiledDetector, Detector]:
     """A trained detector ready for `detect_boxes`, which gives boxes scored above `least_score`, and its config section.
 
-    vote_iou: of `rcnn.vote_for_boxes`, 0 for none; detectron2's own model has no voting. `chosen` replaces values of INFERENCE_KEYS that it was trained with. OpenVINO runs torchvision's build of the network
-    whatever the engine: the weights are the same.
+    vote_iou: of `rcnn.vote_for_boxes`, 0 for none; detectron2's own model has no voting. `chosen` replaces values of
+    INFERENCE_KEYS that it was trained with. OpenVINO runs torchvision's build of the network whatever the engine: the weights
+    are the same.
     """
     if runtime.engine == "openvino":
         chosen = {**chosen, "engine": "torchvision"}
