@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast, send_to_device, set_seed
 from torch.optim.swa_utils import AveragedModel
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -37,6 +36,7 @@ from shared.training import (
     Best,
     Checkpoint,
     Record,
+    accelerator_of,
     average_of,
     batch_loader,
     begin_anew,
@@ -47,7 +47,6 @@ from shared.training import (
     mark_finished,
     tell_precision,
     training_data,
-    training_precision,
     warmup_cosine,
 )
 from shared.weights import PROJECT, load_weights, read_description, refuse_other_architecture, save_weights
@@ -248,7 +247,7 @@ def train_detector(
 ) -> None:
     """The training loop. Leaves the finished model in `folder`, written by the main process."""
     settings = config.detector_train
-    accelerator = Accelerator(mixed_precision=training_precision(settings.precision, PRECISION))
+    accelerator = accelerator_of(settings.precision, PRECISION)
     set_seed(config.seed)
     batches = DetectorBatches(train_pictures, config, accelerator.process_index, accelerator.num_processes)
     rates = learning_rates(settings)

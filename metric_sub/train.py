@@ -46,6 +46,7 @@ from shared.training import (
     Best,
     Checkpoint,
     Record,
+    accelerator_of,
     average_of,
     batch_loader,
     begin_anew,
@@ -56,7 +57,6 @@ from shared.training import (
     mark_finished,
     tell_precision,
     training_data,
-    training_precision,
 )
 from shared.weights import pretrained_sha256
 
@@ -205,7 +205,7 @@ def train_embedder(
     settings = config.train_of(model)
     freezes = any(phase.freeze_backbone for phase in settings.phases)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=freezes)
-    accelerator = Accelerator(mixed_precision=training_precision(settings.precision, PRECISION), kwargs_handlers=[ddp])
+    accelerator = accelerator_of(settings.precision, PRECISION, kwargs_handlers=[ddp])
     set_seed(model.seed)
     train_crops = crops_for(train_crops, settings)
     batches = EmbedderBatches(train_crops, config, model, accelerator.process_index, accelerator.num_processes)

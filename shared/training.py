@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -84,6 +86,15 @@ def tell_precision(wanted: str, key: str) -> None:
         log.info("%s: auto is %s on this machine", key, chosen)
     elif wanted == "bf16" and not torch.cuda.is_available() and not cpu_has_bf16():
         log.warning("%s: this CPU only emulates bf16, which can take ten times as long as float32; auto is faster", key)
+
+
+def accelerator_of(wanted: str, key: str, **options: object) -> Accelerator:
+    """An accelerator of the precision that `training_precision` gives, which may be another than that of one made before.
+
+    Raises as `training_precision` does; options: further ones of Accelerator.
+    """
+    AcceleratorState._reset_state()  # accelerate keeps the first precision of a process, and refuses another
+    return Accelerator(mixed_precision=training_precision(wanted, key), **options)
 
 
 def batch_loader(batches: TorchDataset, start: int, workers: int) -> DataLoader:

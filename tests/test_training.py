@@ -183,6 +183,12 @@ def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(
     assert set(entries) <= {"000000", "000001", "000002"}
 
 
+def test_models_of_one_training_may_differ_in_precision(options, tmp_path):
+    metric_sub.train.main(options("work", "embedders.1.train={precision: bf16}"))
+    folder = tmp_path / "work" / "weights"
+    assert all(json.loads((folder / name / "model.json").read_text())["fingerprint"] for name in "ab")  # both are finished
+
+
 def test_data_without_a_product_trains_no_embedder(options, tiny_data):
     for path in (tiny_data / "train").rglob("*_annotation/**/*.json"):
         path.write_text(re.sub(r'"instance_id": \d+', '"instance_id": 0', path.read_text()))
