@@ -196,5 +196,6 @@ def vote_for_boxes(chosen: Tensor, labels: Tensor, boxes: Tensor, scores: Tensor
         voters, weights = boxes[:, label], scores[:, label]
         weights = torch.where(box_iou(chosen[own], voters) >= least_iou, weights, 0.0)  # (of the class, P)
         total = weights.sum(dim=1, keepdim=True)
-        moved[own] = torch.where(total > 0, weights @ voters / total, chosen[own])
+        summed = (weights[..., None] * voters).sum(dim=1)  # no matrix product: under autocast that would be in bfloat16
+        moved[own] = torch.where(total > 0, summed / total, chosen[own])
     return moved

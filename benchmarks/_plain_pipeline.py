@@ -18,7 +18,7 @@ from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from bbox_sub.resize import resize_picture, resized_size
 from benchmarks._plain_pooling import pooling_plainly
 from metric_sub.crops import crops_of_boxes, to_input
-from metric_sub.descriptors import describe_crops, used
+from metric_sub.descriptors import descriptor_weights, descriptors_of_boxes
 from metric_sub.embedder import load_embedders
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match
@@ -67,7 +67,7 @@ def describe(data: Path, weights: Path, config: Config) -> tuple[pd.DataFrame, n
                 n_kept = max(1, n_kept)
             for box, score in zip(boxes[:n_kept], scores[:n_kept], strict=True):
                 rows[medium.kind].append((medium.item_id, medium.name, index, box, score))
-                vectors[medium.kind].append(embed(models, used(config.descriptors), image, box))
+                vectors[medium.kind].append(embed(models, descriptor_weights(config.descriptors), image, box))
     columns = ["item_id", "name", "frame_index", "box", "score"]
     photos, videos = (pd.DataFrame(rows[kind], columns=columns) for kind in ("photo", "video"))
     return photos, np.array(vectors["photo"]), videos, np.array(vectors["video"])
@@ -112,7 +112,7 @@ def embed(models: list, descriptors: dict[str, float], image_rgb: np.ndarray, bo
         vector = np.concatenate(of_model)
         vectors.append(vector / np.linalg.norm(vector))
     for name, weight in descriptors.items():
-        vectors.append(describe_crops(image_rgb, box[None], [name])[0][0] * math.sqrt(weight))
+        vectors.append(descriptors_of_boxes(image_rgb, box[None], [name])[0][0] * math.sqrt(weight))
     vector = np.concatenate(vectors)
     return vector / np.linalg.norm(vector)
 

@@ -150,10 +150,11 @@ def figures_of(vectors: np.ndarray, pictures: pd.DataFrame, asked: np.ndarray) -
 def figures_table(figures: dict, names: list[str]) -> str:
     """The figures as lines of text, a row per vectors and kind of query."""
     columns = [*(f"recall@{k}" for k in RECALL_AT), "mAP@R"]
+    width = max(map(len, names)) + 2
     lines = [
         f"{figures['queries']} queries of {figures['products']} products; gallery: {figures['catalogue']} catalogue pictures; "
         f"* and {figures['distractors']} distractors",
-        f"{'':<14}{'kind':<14}{'queries':>8}"
+        f"{'':<{width}}{'kind':<14}{'queries':>8}"
         + "".join(f"{name:>11}" for name in [*columns, *(f"{c}*" for c in columns)]),
     ]
     for name in names:
@@ -162,7 +163,7 @@ def figures_table(figures: dict, names: list[str]) -> str:
         for kind in ("all", *(kinds if len(kinds) > 1 else ())):
             of_kind = [gallery if kind == "all" else gallery["by_kind"][kind] for gallery in galleries]
             values = "".join(f"{gallery[key]:>11.3f}" for gallery in of_kind for key in FIGURES)
-            lines.append(f"{name:<14}{kind:<14}{of_kind[0]['queries']:>8}{values}")
+            lines.append(f"{name:<{width}}{kind:<14}{of_kind[0]['queries']:>8}{values}")
     return "\n".join(lines)
 
 

@@ -27,7 +27,9 @@ CENTRE = 0.6  # standard deviation of the pixels' weight around the crop's centr
 
 
 def gradient_histograms(crops_rgb: np.ndarray) -> np.ndarray:
-    """Histograms of oriented gradients (Dalal and Triggs 2005): (N, 64, 64, 3) uint8 -> (N, 576) float32 of unit length.
+    """HOG, histograms of oriented gradients: (N, 64, 64, 3) uint8 -> (N, 576) float32 of unit length.
+
+    After Dalal and Triggs (2005), but for how cells are normalised: each by itself and once, not in overlapping blocks.
 
     Of each of 8 x 8 cells the strengths of its edges by 9 orientations without a sign, each pixel's shared linearly between
     the nearest cells and orientations. A pixel's gradient is that of its steepest channel, of the roots of the values. Cells
@@ -35,17 +37,14 @@ def gradient_histograms(crops_rgb: np.ndarray) -> np.ndarray:
     is around (k + 0.5) * 20 degrees from a gradient to the right. A crop without an edge gives zeros.
     """
     n = len(crops_rgb)
-    strength, orientation = _steepest(np.sqrt(crops_rgb.astype(np.float32)))  # (N, 64, 64)
-    turn = orientation * ORIENTATIONS - 0.5
-    below = np.floor(turn)
-    share = turn - below
+    strength, orientation = _steepest(np.sqrt(crops_rgb.transpose(0, 3, 1, 2), dtype=np.float32))  # (N, 64, 64)
+    place = orientation * ORIENTATIONS - 0.5  # in bins
     spread = _spread()
-    cells = np.zeros((n, CELLS, CELLS, ORIENTATIONS), np.float32)
-    for k, of_edge in ((0, 1 - share), (1, share)):
-        bins = (below.astype(np.int64) + k) % ORIENTATIONS
-        for number in range(ORIENTATIONS):
-            of_bin = np.where(bins == number, strength * of_edge, 0)  # (N, 64, 64)
-            cells[..., number] += spread @ of_bin @ spread.T
+    cells = np.empty((n, CELLS, CELLS, ORIENTATIONS), np.float32)
+    for number in range(ORIENTATIONS):
+        apart = np.abs(place - number)
+        share = np.maximum(1 - np.minimum(apart, ORIENTATIONS - apart), 0)  # half a turn is a circle
+        cells[..., number] = spread @ (strength * share) @ spread.T
     energy = (cells**2).sum(axis=3)  # (N, 8, 8)
     near = _mean_of_neighbours(energy)
     near += LEAST_ENERGY * near.max(axis=(1, 2), keepdims=True)
@@ -64,14 +63,14 @@ def colour_histograms(crops_rgb: np.ndarray) -> np.ndarray:
     shrunk = np.stack([cv2.resize(crop, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA) for crop in crops_rgb])
     flat = shrunk.reshape(n * COLOUR_SIDE, COLOUR_SIDE, 3).astype(np.float32) / 255
     hue, saturation, value = np.moveaxis(cv2.cvtColor(flat, cv2.COLOR_RGB2HSV).reshape(n, -1, 3), 2, 0)  # (N, 1024) each
-    sides = _shared(hue / 360 * HUES, HUES, circle=True)
+    sides_hue = _shared(hue / 360 * HUES, HUES, circle=True)
     sides_saturation = _shared(saturation * SATURATIONS - 0.5, SATURATIONS)
     sides_value = _shared(value * VALUES - 0.5, VALUES)
     bands = np.repeat(np.arange(COLOUR_SIDE) * BANDS // COLOUR_SIDE, COLOUR_SIDE)  # (1024,)
     place = np.arange(n)[:, None] * BANDS + bands  # (N, 1024)
     size = n * BANDS * HUES * SATURATIONS * VALUES
     counts = np.zeros(size)
-    for hue_bin, of_hue in sides:
+    for hue_bin, of_hue in sides_hue:
         for saturation_bin, of_saturation in sides_saturation:
             for value_bin, of_value in sides_value:
                 bins = ((place * HUES + hue_bin) * SATURATIONS + saturation_bin) * VALUES + value_bin
@@ -94,14 +93,14 @@ DESCRIPTORS = {
 }
 
 
-def used(weights: DescriptorWeights) -> dict[str, float]:
+def descriptor_weights(weights: DescriptorWeights) -> dict[str, float]:
     """Those of the section `descriptors` whose weight is not 0, in DESCRIPTORS' order."""
     of_all = {"gradient_histogram": weights.gradient_histogram, "colour_histogram": weights.colour_histogram}
     return {name: weight for name, weight in of_all.items() if weight}
 
 
-def describe_crops(image_rgb: np.ndarray, boxes_xyxy: np.ndarray, names: list[str]) -> list[np.ndarray]:
-    """Of each descriptor that is named the vectors of a picture's boxes (N, 4): (N, its length) float32."""
+def descriptors_of_boxes(image_rgb: np.ndarray, boxes_xyxy: np.ndarray, names: list[str]) -> list[np.ndarray]:
+    """Of each descriptor that is named the vectors of a picture's boxes (N, 4), which no margin widens: (N, its length) float32."""
     if not names:
         return []
     if not len(boxes_xyxy):
@@ -111,15 +110,17 @@ def describe_crops(image_rgb: np.ndarray, boxes_xyxy: np.ndarray, names: list[st
 
 
 def _steepest(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of (N, H, W, C) the strength of each pixel's gradient, by central differences in its steepest channel, and its
+    """Of (N, 3, H, W) the strength of each pixel's gradient, by central differences in its steepest channel, and its
     orientation in 0..1 of half a turn, (N, H, W) each. Beyond the border the picture is mirrored: no gradient across it."""
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]  # (N, H, W, C)
-    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    padded = np.pad(values, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]  # (N, 3, H, W)
+    down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
     squared = across**2 + down**2
-    steepest = squared.argmax(axis=3)[..., None]
-    squared, across, down = (np.take_along_axis(each, steepest, axis=3)[..., 0] for each in (squared, across, down))
-    return np.sqrt(squared), np.arctan2(down, across) / np.pi % 1.0
+    best = [each[:, 0] for each in (squared, across, down)]  # (N, H, W) each
+    for channel in (1, 2):
+        steeper = squared[:, channel] > best[0]
+        best = [np.where(steeper, each[:, channel], own) for each, own in zip((squared, across, down), best, strict=True)]
+    return np.sqrt(best[0]), np.arctan2(best[2], best[1]) / np.pi % 1.0
 
 
 @cache

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metric_sub.crops import crops_of_boxes, to_input
-from metric_sub.descriptors import DESCRIPTORS, describe_crops
+from metric_sub.descriptors import DESCRIPTORS, descriptors_of_boxes
 from metric_sub.embedder import TrainedEmbedder
 
 
@@ -46,7 +46,7 @@ class CropEmbedder:
     def cut(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> Crops:
         """The crops of a picture's boxes (N, 4)."""
         of_models = [crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule) for model in self._models]
-        return Crops(len(boxes_xyxy), of_models, describe_crops(image_rgb, boxes_xyxy, list(self._descriptors)))
+        return Crops(len(boxes_xyxy), of_models, descriptors_of_boxes(image_rgb, boxes_xyxy, list(self._descriptors)))
 
     def embed(self, cuts: list[Crops]) -> np.ndarray:
         """(N, dimension) float32 unit vectors of all crops, in their order; those of one size share a batch."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.descriptors import DESCRIPTORS, used
+from metric_sub.descriptors import DESCRIPTORS, descriptor_weights
 from metric_sub.embed import CropEmbedder, Crops
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders, read_embedder
 from metric_sub.search import BLOCK_ROWS, largest_norm
@@ -58,7 +58,7 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
 def vector_length(config: Config, trained: dict[Path, dict]) -> int:
     """How many values a box's vector has by all the models that `read_trained` gives and the config's descriptors."""
     learned = sum(model["networks"] * model["architecture"]["shape"]["dimension"] for model in trained.values())
-    return learned + sum(DESCRIPTORS[name].length for name in used(config.descriptors))
+    return learned + sum(DESCRIPTORS[name].length for name in descriptor_weights(config.descriptors))
 
 
 def boxes_and_vectors(step: Step) -> tuple[pd.DataFrame, np.ndarray]:
@@ -132,7 +132,7 @@ class Embeddings:
             "architectures": [description["architecture"] for description in self._trained.values()],
             "batch_size": config.embed.batch_size,
             "flip": config.embed.flip,
-            "descriptors": used(config.descriptors),
+            "descriptors": descriptor_weights(config.descriptors),
             "runtime": runtime_settings(self._runtime, *self._trained),
         }
         self.units = units_of(media)
@@ -203,7 +203,7 @@ class Embeddings:
     def _embedder(self) -> CropEmbedder:
         flip = self._config.embed.flip
         models = [load_embedders(folder, runtime=self._runtime, flip=flip) for folder in self._trained]
-        return CropEmbedder(models, self._config.embed.batch_size, used(self._config.descriptors))
+        return CropEmbedder(models, self._config.embed.batch_size, descriptor_weights(self._config.descriptors))
 
     def put(self, embedded: Embedded) -> None:
         """Takes a unit, if it does not stand."""

@@ -103,7 +103,7 @@ def read_asked(work: Path) -> tuple[pd.DataFrame, str, str]:
 
 def refuse_other_models(query: Step, gallery: Step) -> None:
     """Raises UserError where the two were not embedded by the same models in the same way."""
-    for key in ("weights", "flip"):
+    for key in ("weights", "flip", "descriptors"):
         if query.depends_on(key) != gallery.depends_on(key):
             raise UserError(
                 f"{gallery.folder}: embedded by other models or settings ({key}) than the config and weights of this search. Name "

@@ -162,17 +162,18 @@ def write_confusions(found: pd.DataFrame, sides: Sides, limits: Data, path: Path
 def figures_table(figures: dict) -> str:
     """The figures as lines of text, a row per vectors and kind: what a person reads."""
     columns = [*(f"recall@{k}" for k in RECALL_AT), "mAP@R", "recall@1*"]
+    models = figures["models"] if len(figures["models"]) > 1 else {}  # one alone is the ensemble
+    rows = {"ensemble": figures["ensemble"], **models, "histogram": figures["histogram"]}
+    width = max(map(len, rows)) + 2
     lines = [
         f"{figures['queries']} video crops (frames {' '.join(map(str, figures['frames']))}) against {figures['gallery']} photo "
         f"crops; {figures['without_photo']} video crops have no photo of their product and are left out.",
         f"* without the {figures['look_alikes']} photo crops that show none of the products asked for.",
-        f"S1 to S3: the matching rule on the labelled boxes, histogram without cut-off ({NO_CUT_OFF:g}).",
-        f"{'':<14}{'kind':<14}{'crops':>7}"
+        f"S1 to S3: the matching rule on the labelled boxes; histogram, the trivial baseline, without cut-off ({NO_CUT_OFF:g}).",
+        f"{'':<{width}}{'kind':<14}{'crops':>7}"
         + "".join(f"{name:>11}" for name in columns)
         + "".join(f"{name:>7}" for name in (*LEVELS, "videos")),
     ]
-    models = figures["models"] if len(figures["models"]) > 1 else {}  # one alone is the ensemble
-    rows = {"ensemble": figures["ensemble"], **models, "histogram": figures["histogram"]}
     for name, of in rows.items():
         retrieval, alone, matching = of["retrieval"], of["without_look_alikes"], of["matching"]
         for kind in ("all", *retrieval.get("by_kind", {})):
@@ -180,7 +181,7 @@ def figures_table(figures: dict) -> str:
                 part if kind == "all" else part["by_kind"][kind] for part in (retrieval, alone, matching)
             )
             lines.append(
-                f"{name:<14}{kind:<14}{crops['queries']:>7}"
+                f"{name:<{width}}{kind:<14}{crops['queries']:>7}"
                 + "".join(f"{three_decimals(crops[key]):>11}" for key in FIGURES)
                 + f"{three_decimals(fewer['recall_at_1']):>11}"
                 + "".join(f"{three_decimals(videos[level]):>7}" for level in LEVELS)

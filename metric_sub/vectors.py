@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.descriptors import used
+from metric_sub.descriptors import descriptor_weights
 from metric_sub.embed import CropEmbedder, join_vectors
 from metric_sub.embedder import load_embedders
 from metric_sub.embeddings import read_trained
@@ -33,12 +33,12 @@ def load_models(config: Config, weights: Path, runtime: Runtime) -> dict[str, Cr
         embedders = load_embedders(folder, runtime=runtime, flip=config.embed.flip)
         models[name] = CropEmbedder([embedders], config.embed.batch_size)
     batch_size = config.embed.batch_size
-    return models | {name: CropEmbedder([], batch_size, {name: 1.0}) for name in used(config.descriptors)}
+    return models | {name: CropEmbedder([], batch_size, {name: 1.0}) for name in descriptor_weights(config.descriptors)}
 
 
 def join_models(vectors: dict[str, np.ndarray], config: Config) -> np.ndarray:
     """What inference searches by: vectors of all that `load_models` names, (N, D) each, joined with the config's weights."""
-    weights = dict.fromkeys(vectors, 1.0) | used(config.descriptors)
+    weights = dict.fromkeys(vectors, 1.0) | descriptor_weights(config.descriptors)
     return join_vectors(list(vectors.values()), list(weights.values()))
 
 
@@ -52,7 +52,7 @@ def describe_boxes(
     changed.
     """
     trained = read_trained(config, weights)
-    names = [*(model.name for model in config.embedders), *used(config.descriptors)]
+    names = [*(model.name for model in config.embedders), *descriptor_weights(config.descriptors)]
     step = Step(
         folder,
         {

@@ -21,6 +21,7 @@ MOST_FRAMES = 1_000_000  # that a list of frames may have: each is a number in m
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+DescriptorWeight = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=1)]
 Colours = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
@@ -181,8 +182,8 @@ class Embed(Section):
 class DescriptorWeights(Section):
     """What each descriptor that needs no training counts beside an embedder, which counts as 1; 0: it is left out."""
 
-    gradient_histogram: NotNegative
-    colour_histogram: NotNegative
+    gradient_histogram: DescriptorWeight
+    colour_histogram: DescriptorWeight
 
 
 class Augment(Section):

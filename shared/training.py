@@ -93,7 +93,7 @@ def accelerator_of(wanted: str, key: str, **options: object) -> Accelerator:
 
     Raises as `training_precision` does; options: further ones of Accelerator.
     """
-    AcceleratorState._reset_state()  # accelerate keeps the first precision of a process, and refuses another
+    AcceleratorState._reset_state()  # accelerate refuses another precision than a process's first, and has no public way around it
     return Accelerator(mixed_precision=training_precision(wanted, key), **options)
 
 

@@ -21,6 +21,7 @@ from shared.config import Config, dump_config
 from shared.errors import UserError
 from shared.runtime import PLAIN, Runtime
 from shared.training import Checkpoint
+from tests.drawn_networks import write_detector, write_embedder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 
@@ -41,32 +42,41 @@ def on_gpu(precision: str) -> Runtime:
 
 
 def pictures(*sizes_hw) -> list[np.ndarray]:
+    """Of noise in squares of four pixels, of which networks make something."""
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes_hw]
+    return [rng.integers(0, 256, (h // 4, w // 4, 3), np.uint8).repeat(4, axis=0).repeat(4, axis=1) for h, w in sizes_hw]
 
 
-def test_the_detector_finds_the_boxes_of_the_cpu(untrained, full_float32):
-    images = pictures((90, 70), (90, 70), (64, 120))
-    found = []
-    for runtime in (PLAIN, on_gpu("f32")):
-        model, _ = load_detector(untrained / "detector", runtime=runtime, least_score=0.0)
-        found.append(detect_boxes(model, images, short_side=96, max_side=160, batch_size=2))
-    for (boxes, scores, _), (gpu_boxes, gpu_scores, _) in zip(*found, strict=True):
-        assert len(boxes) and len(boxes) == len(gpu_boxes)
-        assert np.allclose(scores, gpu_scores, atol=1e-4)
-        far = np.abs(boxes[:, None] - gpu_boxes).max(axis=2).min(axis=1)  # boxes of equal scores may stand in another order
-        assert far.max() < 0.05
+@pytest.mark.parametrize("vote_iou", [0.0, 0.5])
+def test_the_detector_finds_the_boxes_of_the_cpu(tmp_path, full_float32, vote_iou):
+    folder, images = write_detector(tmp_path / "detector"), pictures((96, 64), (96, 64), (64, 120))
+    of_cpu, of_gpu = (
+        detect_boxes(
+            load_detector(folder, runtime=runtime, least_score=0.1, vote_iou=vote_iou)[0],
+            images,
+            short_side=96,
+            max_side=200,
+            batch_size=2,
+        )
+        for runtime in (PLAIN, on_gpu("f32"))
+    )
+    assert len({label for _, _, labels in of_cpu for label in labels}) == 3
+    for (boxes, scores, labels), (gpu_boxes, gpu_scores, gpu_labels) in zip(of_cpu, of_gpu, strict=True):
+        assert len(boxes) > 5 and scores.max() - scores.min() > 0.1 and labels.tolist() == gpu_labels.tolist()
+        assert np.abs(boxes - gpu_boxes).max() < 0.05 and np.abs(scores - gpu_scores).max() < 1e-3
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_vectors_are_those_of_the_cpu_up_to_the_precision(untrained, precision):
+@pytest.mark.parametrize(("precision", "least"), [("f32", 0.9999), ("bf16", 0.998), ("f16", 0.9999)])
+def test_vectors_are_those_of_the_cpu_up_to_the_precision(tiny_config, tmp_path, precision, least):
+    folder = write_embedder(tmp_path / "embedder", tiny_config)
     crops, groups = pictures(*[(64, 64)] * 3, *[(96, 48)] * 2), np.array([2, 2, 2, 4, 4])
-    vectors = [
-        embed_by_model(load_embedders(untrained / "a", runtime=runtime, flip=True), crops, groups, 2)
+    of_cpu, of_gpu = (
+        embed_by_model(load_embedders(folder, runtime=runtime, flip=True), crops, groups, 2)
         for runtime in (PLAIN, on_gpu(precision))
-    ]
-    assert np.allclose(np.linalg.norm(vectors[1], axis=1), 1, atol=1e-5)
-    assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.999
+    )
+    assert np.allclose(np.linalg.norm(of_gpu, axis=1), 1, atol=1e-5)
+    assert (of_cpu * of_gpu).sum(axis=1).min() > least
+    assert (of_cpu @ of_cpu.T)[~np.eye(len(crops), dtype=bool)].max() < 0.99  # the crops are not all alike
 
 
 def test_roi_align_of_the_gpu_is_the_look_up_of_the_cpu():
@@ -83,8 +93,12 @@ def test_roi_align_of_the_gpu_is_the_look_up_of_the_cpu():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_run_on_the_gpu(plain_data, untrained, tmp_path, precision):
     work = tmp_path / "work"
-    override = f"runtime={{engine: auto, precision: {precision}, device: cuda}}"
-    infer.main(["--data", str(plain_data), "--weights", str(untrained), "--work", str(work), override])
+    overrides = [
+        f"runtime={{engine: auto, precision: {precision}, device: cuda}}",
+        "descriptors={gradient_histogram: 1, colour_histogram: 0.5}",
+        "detect.vote_iou=0.8",
+    ]
+    infer.main(["--data", str(plain_data), "--weights", str(untrained), "--work", str(work), *overrides])
     vectors = np.load(work / "embeddings" / "videos" / "vectors.npy")
     assert len(vectors) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert set(read_result(work / "result.json")) <= {"shoe A", "käse-7", "-dash"}

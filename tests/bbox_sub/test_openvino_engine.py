@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from bbox_sub.detect import detect_boxes
-from bbox_sub.detector import build_detector, detector_runtime, load_detector
+from bbox_sub.detector import detector_runtime, load_detector
 from bbox_sub.openvino_engine import BoxHead, detector_models
-from shared.config import RuntimeChoice, load_config
+from shared.config import RuntimeChoice
 from shared.errors import UserError
 from shared.runtime import PLAIN, Request, Runtime, compiled, cpu_has_bf16
-from shared.weights import save_weights
-from tests.conftest import PROJECT
+from tests.drawn_networks import write_detector
 
 F32 = Runtime("openvino", "f32", "cpu", "")
 BF16 = Runtime("openvino", "bf16", "cpu", "")
@@ -26,26 +25,6 @@ SIZES = [(96, 64), (64, 100), (70, 70), (96, 64)]  # two of them no multiple of 
 def images():
     rng = np.random.default_rng(0)
     return [np.repeat(np.repeat(rng.integers(0, 256, (h // 2, w // 2, 3), np.uint8), 2, 0), 2, 1) for h, w in SIZES]
-
-
-def write_detector(folder, **changes):
-    """A detector's folder, with weights that give boxes of many scores, sizes and classes."""
-    overrides = ["backbone=ese_vovnet19b_slim_dw", "pyramid_channels=16", "box_head_features=32"]
-    section = load_config(PROJECT / "configs" / "tiny.yaml", [f"detector.{each}" for each in overrides]).detector
-    section = section.model_copy(update={"categories": ["a", "b", "c"], "detections": 30} | changes)
-    torch.manual_seed(0)
-    model = build_detector(section, load_pretrained=False)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    predictor, head = model.roi_heads.box_predictor, model.rpn.head
-    layers = ((predictor.cls_score, 0.3), (predictor.bbox_pred, 0.3), (head.cls_logits, 0.1), (head.bbox_pred, 0.02))
-    with torch.inference_mode():
-        model.train().backbone(torch.randn(4, 3, 96, 96))
-        for layer, std in layers:
-            layer.weight.normal_(std=std)
-    save_weights(folder, model, {"architecture": section.model_dump(), "fingerprint": "drawn"})
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,16 @@ def test_voting_moves_the_boxes_of_detections_and_nothing_else(seed):
     assert (moved != boxes).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_voting_is_in_float32_whatever_the_precision(dtype):
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([803.0, 205, 1051, 601]) + torch.randn(60, 1, 4, generator=generator)
+    scores, labels = torch.rand(60, 1, generator=generator), torch.zeros(1, dtype=torch.int64)
+    expected = vote_for_boxes(boxes[0], labels, boxes, scores, 0.8)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(vote_for_boxes(boxes[0], labels, boxes, scores, 0.8), expected)
+
+
 def iou_of(a, b):
     width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
     return width * height / (sum((each[2] - each[0]) * (each[3] - each[1]) for each in (a, b)) - width * height)

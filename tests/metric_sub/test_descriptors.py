@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metric_sub.descriptors import DESCRIPTORS, colour_histograms, describe_crops, gradient_histograms, used
+from metric_sub.descriptors import (
+    DESCRIPTORS,
+    colour_histograms,
+    descriptor_weights,
+    descriptors_of_boxes,
+    gradient_histograms,
+)
 from shared.config import DescriptorWeights
 
 
@@ -104,7 +110,8 @@ def test_a_mirrored_picture_has_mirrored_cells_and_orientations(seed):
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 5]))
 def test_dimmed_light_leaves_gradients(seed, factor):
     crop = noise(1, seed) // factor
-    assert gradient_histograms(crop * factor) == pytest.approx(gradient_histograms(crop), abs=1e-5)
+    dim, bright = gradient_histograms(crop), gradient_histograms(crop * factor)
+    assert (dim * bright).sum() > 0.9999  # where two channels are equally steep, rounding decides for one of them
 
 
 def test_a_crop_without_an_edge_has_no_gradients_and_says_so_by_zeros():
@@ -117,21 +124,21 @@ def test_a_crop_without_an_edge_has_no_gradients_and_says_so_by_zeros():
 def test_a_box_has_the_same_bits_in_any_company(name):
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
     boxes = np.float32([[0, 0, 70, 90], [10.5, 3, 40, 60], [65, 80, 90, 120], [69.9, 10, 70.4, 20], [80, 95, 99, 99]])
-    [together] = describe_crops(image, boxes, [name])
+    [together] = descriptors_of_boxes(image, boxes, [name])
     assert together.dtype == np.float32 and together.shape == (5, DESCRIPTORS[name].length)
     assert np.linalg.norm(together[:3], axis=1) == pytest.approx(1, abs=1e-6)
     for k, box in enumerate(boxes):
-        assert np.array_equal(describe_crops(image, box[None], [name])[0][0], together[k])
+        assert np.array_equal(descriptors_of_boxes(image, box[None], [name])[0][0], together[k])
 
 
 def test_no_box_and_no_descriptor():
     image = np.zeros((20, 20, 3), np.uint8)
     none = np.zeros((0, 4), np.float32)
-    assert [each.shape for each in describe_crops(image, none, list(DESCRIPTORS))] == [(0, 576), (0, 576)]
-    assert describe_crops(image, none, []) == []
+    assert [each.shape for each in descriptors_of_boxes(image, none, list(DESCRIPTORS))] == [(0, 576), (0, 576)]
+    assert descriptors_of_boxes(image, none, []) == []
 
 
 def test_a_weight_of_0_leaves_a_descriptor_out():
-    assert used(DescriptorWeights(gradient_histogram=0, colour_histogram=0.5)) == {"colour_histogram": 0.5}
-    assert used(DescriptorWeights(gradient_histogram=0, colour_histogram=0)) == {}
+    assert descriptor_weights(DescriptorWeights(gradient_histogram=0, colour_histogram=0.5)) == {"colour_histogram": 0.5}
+    assert descriptor_weights(DescriptorWeights(gradient_histogram=0, colour_histogram=0)) == {}
     assert list(DESCRIPTORS) == list(DescriptorWeights.model_fields)

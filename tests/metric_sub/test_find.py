@@ -81,10 +81,12 @@ def test_the_sheet_has_both_pictures_of_each_candidate_and_a_blank_for_what_is_g
     )
 
 
-def test_vectors_of_other_models_are_refused(tmp_path):
-    steps = [Step(tmp_path / name, {"weights": [name], "flip": True}) for name in "ab"]
+@pytest.mark.parametrize(("key", "other"), [("weights", ["b"]), ("flip", False), ("descriptors", {"colour_histogram": 1.0})])
+def test_vectors_of_other_models_are_refused(tmp_path, key, other):
+    made = {"weights": ["a"], "flip": True, "descriptors": {"colour_histogram": 0.5}}
+    steps = [Step(tmp_path / name, made | change) for name, change in (("one", {}), ("same", {}), ("other", {key: other}))]
     for step in steps:
         step.write({"table": pd.DataFrame()})
-    refuse_other_models(steps[0], steps[0])
-    with pytest.raises(UserError, match="embedded by other models"):
-        refuse_other_models(*steps)
+    refuse_other_models(steps[0], steps[1])
+    with pytest.raises(UserError, match=rf"embedded by other models or settings \({key}\)"):
+        refuse_other_models(steps[0], steps[2])

@@ -1,15 +1,17 @@
 """The compiled embedders against the same networks in torch."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from metric_sub.crops import CropRule
 from metric_sub.embed import CropEmbedder, embed_crops
-from metric_sub.embedder import build_embedder, load_embedders, save_embedder
+from metric_sub.embedder import load_embedders
 from metric_sub.openvino_engine import front_model
 from shared.runtime import PLAIN, Runtime, cpu_has_bf16
+from tests.drawn_networks import write_embedder
 
 F32 = Runtime("openvino", "f32", "cpu", "")
 BF16 = Runtime("openvino", "bf16", "cpu", "")
@@ -27,23 +29,8 @@ def crops():
 
 @pytest.fixture
 def save(tiny_config, tmp_path):
-    """save(backbone, n) writes an embedder of n networks whose batch norms have seen crops, and gives its folder."""
-
-    def write(backbone="resnet10t", n=1):
-        model = tiny_config.embedders[0].model_copy(update={"backbone": backbone})
-        torch.manual_seed(0)
-        networks = [build_embedder(model, tiny_config.embed, load_pretrained=False) for _ in range(n)]
-        for network in networks:
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                    module.momentum = 1.0
-            with torch.inference_mode():
-                network.train()(torch.rand(32, 3, 12, 12).repeat_interleave(4, 2).repeat_interleave(4, 3))
-        folder = tmp_path / "embedder"
-        save_embedder(folder, networks, model, tiny_config.embed, {}, 0)
-        return folder
-
-    return write
+    """save(backbone, n) writes an embedder of n networks and gives its folder."""
+    return functools.partial(write_embedder, tmp_path / "embedder", tiny_config)
 
 
 def embed(folder, runtime, *, flip=False, k=0):
