@@ -53,7 +53,8 @@ def describe(data: Path, weights: Path, config: Config) -> tuple[pd.DataFrame, n
     models = [load_embedders(weights / model.name, runtime=PLAIN, flip=config.embed.flip) for model in config.embedders]
     settings = config.detect
     rows, vectors = {"photo": [], "video": []}, {"photo": [], "video": []}
-    for medium in read_media(data).itertuples():
+    media, _ = read_media(data, config.data)
+    for medium in media.itertuples():
         if medium.kind == "photo":
             frames = {0: cv2.cvtColor(cv2.imread(medium.path), cv2.COLOR_BGR2RGB)}
             side, least = settings.photo_short_side, settings.photo_score

@@ -13,7 +13,7 @@ import torch
 from bbox_sub.detector import build_detector
 from benchmarks.side_by_side import Measured
 from metric_sub.embedder import build_embedder, save_embedder
-from shared.config import Config
+from shared.config import Config, Data
 from shared.dataset import read_media
 from shared.errors import UserError
 from shared.weights import save_weights
@@ -30,12 +30,12 @@ def draw_weights(config: Config, folder: Path) -> None:
         save_embedder(folder / model.name, [build_embedder(model, config.embed, load_pretrained=False)], model, config.embed, {}, 0)
 
 
-def link_some(data: Path, folder: Path, n_videos: int, n_photos: int, copies: int = 1) -> Path:
+def link_some(data: Path, limits: Data, folder: Path, n_videos: int, n_photos: int, copies: int = 1) -> Path:
     """A data set of links: the first photos and videos of `data` (0: all), the videos `copies` times, each copy an id of its own.
 
     Raises UserError where there are fewer.
     """
-    media = read_media(data)
+    media, _ = read_media(data, limits)
     for kind, wanted in (("photo", n_photos), ("video", n_videos)):
         rows = media[media.kind == kind]
         if len(rows) < max(wanted, 1):

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_of(options)
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        data = link_some(options.data, scratch / "data", options.videos, options.photos)
+        data = link_some(options.data, config.data, scratch / "data", options.videos, options.photos)
         weights = options.weights
         if options.random:
             weights = scratch / "weights"

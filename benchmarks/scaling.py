@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks._runs import link_some, run_measured
 from benchmarks.side_by_side import Measured, publish, report_of
-from shared.cli import parse_options, run_entry
+from shared.cli import config_of, parse_options, run_entry
 
 TIMES = (1, 2, 4, 8)
 
@@ -26,12 +26,13 @@ def main(argv: list[str] | None = None) -> None:
         ("--rounds", "how often each runs (default: 3)", {"type": int, "default": 3}),
         ("--json", "also write the figures into this file"),
     )
+    limits = config_of(options).data
     counts = {f"{times * options.videos} videos": times * options.videos for times in TIMES}
     measured = {side: Measured() for side in counts}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         for times, side in zip(TIMES, counts, strict=True):
-            link_some(options.data, scratch / side, options.videos, options.photos, times)
+            link_some(options.data, limits, scratch / side, options.videos, options.photos, times)
         for number in range(options.rounds):
             for side in counts:
                 work = scratch / f"work {number} {side}"

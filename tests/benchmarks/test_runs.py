@@ -1,0 +1,36 @@
+"""What the benchmarks of whole runs share: the subset of a data set, and each benchmark once from end to end."""
+
+import json
+
+import pytest
+
+import benchmarks.pipeline
+import benchmarks.scaling
+from benchmarks._runs import link_some
+from shared.config import dump_config
+from shared.dataset import read_media
+from shared.errors import UserError
+from tests.limits import LIMITS
+
+
+def test_some_media_are_linked_and_videos_copied(plain_data, tmp_path):
+    media, problems = read_media(link_some(plain_data, LIMITS, tmp_path / "some", 2, 1, copies=3), LIMITS)
+    assert not problems and media.kind.value_counts().to_dict() == {"video": 6, "photo": 1}
+    assert media.item_id[media.kind == "video"].is_unique
+    everything, _ = read_media(link_some(plain_data, LIMITS, tmp_path / "all", 0, 0), LIMITS)
+    assert everything.media_id.tolist() == read_media(plain_data, LIMITS)[0].media_id.tolist()
+    with pytest.raises(UserError, match="expected 4 or more videos, found 3"):
+        link_some(plain_data, LIMITS, tmp_path / "more", 4, 1)
+
+
+def test_both_benchmarks_of_whole_runs_run(plain_data, untrained, tiny_config, tmp_path, monkeypatch, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(tiny_config))
+    common = ["--config", str(path), "--data", str(plain_data), "--rounds", "1"]
+    benchmarks.pipeline.main([*common, "--random", "--videos", "1", "--photos", "1", "--json", str(tmp_path / "pipeline.json")])
+    report = json.loads((tmp_path / "pipeline.json").read_text())["pipeline"]
+    assert {side["seconds"] > 0 for side in report["sides"].values()} == {True}
+    assert report["sides"].keys() == {"plain", "vid2shop"} and report["pictures"] == 4
+    monkeypatch.setattr(benchmarks.scaling, "TIMES", (1, 2))
+    benchmarks.scaling.main([*common, "--weights", str(untrained), "--videos", "1", "--photos", "1"])
+    assert "2 videos" in capfd.readouterr().out
