@@ -228,24 +228,22 @@ def test_new_photos_and_videos_are_all_that_is_detected_and_embedded(plain_data,
     assert not list(work.rglob("*.before"))
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(plain_data, untrained, tmp_path):
+def test_killed_at_a_random_moment_it_ends_with_the_same_bytes(plain_data, untrained, tmp_path):
     started = time.monotonic()
     undisturbed = infer(plain_data, untrained, tmp_path / "calm").stdout
     seconds = time.monotonic() - started
     assert undisturbed.startswith("{")
-    moments = random.Random(0)
-    for trial in range(2):  # many more, of train too: tests/test_crashes.py
-        work = tmp_path / f"killed-{trial}"
-        process = subprocess.Popen(
-            [*RUN, "infer", "--data", plain_data, "--weights", untrained, "--work", work],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(moments.uniform(0.3, 0.95) * seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert infer(plain_data, untrained, work).stdout == undisturbed
+    work = tmp_path / "killed"  # many more, of train too: tests/test_crashes.py
+    process = subprocess.Popen(
+        [*RUN, "infer", "--data", plain_data, "--weights", untrained, "--work", work],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    time.sleep(random.Random(0).uniform(0.3, 0.95) * seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert infer(plain_data, untrained, work).stdout == undisturbed
 
 
 def test_a_work_folder_in_use_is_refused(plain_data, untrained, tmp_path):
@@ -303,9 +301,8 @@ def test_evaluate_prints_json_alone_and_leaves_its_pictures(tiny_data, untrained
     names = {"thresholds.json", "thresholds.png", "misses.png", "false_alarms.png", "distances.png", "confusions.png"}
     assert {"detector.json", "embedders.json", *names} <= {path.name for path in (work / "evaluation").iterdir()}
     assert json.loads((work / "evaluation" / "thresholds.json").read_text())["precision"] == 0.8
-    for stage, name in (("detect", "detector"), ("match", "embedders")):
-        ended = run("evaluate", *options, f"--stage={stage}")
-        assert ended.returncode == 0 and json.loads(ended.stdout) == both[name], ended.stderr
+    ended = run("evaluate", *options, "--stage=match")
+    assert ended.returncode == 0 and json.loads(ended.stdout) == both["embedders"], ended.stderr
     assert run("evaluate", *options, "--stage", "score").returncode == 2
 
 

@@ -96,7 +96,6 @@ EVERYTHING = [
         ("detector", [], 1),
         ("detector", [], 3),
         ("a", [], 1),
-        ("a", [], 3),
         ("a", [*EVERYTHING, "embed_train.snapshots=average"], 3),
         ("a", [*EVERYTHING, "embed_train.snapshots=concatenate"], 7),
     ],
@@ -181,12 +180,6 @@ def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(
         stage.main(options("work"))
     entries = read_result(tmp_path / "work" / "result.json")
     assert set(entries) <= {"000000", "000001", "000002"}
-
-
-def test_models_of_one_training_may_differ_in_precision(options, tmp_path):
-    metric_sub.train.main(options("work", "embedders.1.train={precision: bf16}"))
-    folder = tmp_path / "work" / "weights"
-    assert all(json.loads((folder / name / "model.json").read_text())["fingerprint"] for name in "ab")  # both are finished
 
 
 def test_data_without_a_product_trains_no_embedder(options, tiny_data):

@@ -23,6 +23,7 @@ def test_some_media_are_linked_and_videos_copied(plain_data, tmp_path):
         link_some(plain_data, LIMITS, tmp_path / "more", 4, 1)
 
 
+@pytest.mark.slow
 def test_both_benchmarks_of_whole_runs_run(plain_data, untrained, tiny_config, tmp_path, monkeypatch, capfd):
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(tiny_config))

@@ -100,7 +100,7 @@ def test_descriptors_are_judged_beside_the_models_and_joined_by_their_weights(op
     arguments, folder, _ = options
     main([*arguments, "descriptors={gradient_histogram: 0, colour_histogram: 0}"])
     without = figures_in(folder)
-    main([*arguments, "descriptors={gradient_histogram: 1e-6, colour_histogram: 1e6}"])
+    main([*arguments, "descriptors={gradient_histogram: 1e-6, colour_histogram: 1000}"])
     figures = figures_in(folder)
     assert list(without["models"]) == ["a", "b"]
     assert list(figures["models"]) == ["a", "b", "gradient_histogram", "colour_histogram"]

@@ -16,6 +16,7 @@ from shared.training import (
     Best,
     Checkpoint,
     Record,
+    accelerator_of,
     average_of,
     batch_loader,
     begin_anew,
@@ -33,6 +34,15 @@ from shared.weights import save_weights
 def small_model(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+
+def test_models_of_one_training_may_differ_in_precision():
+    for wanted in ("no", "bf16", "no"):
+        accelerator = accelerator_of(wanted, "embed_train.precision")
+        assert accelerator.mixed_precision == wanted
+        with accelerator.autocast():
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == {"no": torch.float32, "bf16": torch.bfloat16}[wanted]
 
 
 @pytest.mark.parametrize(("n_steps", "n_warmup"), [(100, 10), (100, 0), (7, 3), (1, 0), (5, 5), (60000, 1000)])
