@@ -49,7 +49,7 @@ def gradient_histograms(crops_rgb: np.ndarray) -> np.ndarray:
     near = _mean_of_neighbours(energy)
     near += LEAST_ENERGY * near.max(axis=(1, 2), keepdims=True)
     cells /= np.sqrt(near + np.finfo(np.float32).tiny)[..., None]
-    return _unit_rows(cells.reshape(n, -1))
+    return unit_rows(cells.reshape(n, -1))
 
 
 def colour_histograms(crops_rgb: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def colour_histograms(crops_rgb: np.ndarray) -> np.ndarray:
                 bins = ((place * HUES + hue_bin) * SATURATIONS + saturation_bin) * VALUES + value_bin
                 weights = _central() * of_hue * of_saturation * of_value
                 counts += np.bincount(bins.ravel(), weights.ravel(), size)
-    return _unit_rows(np.sqrt(counts.reshape(n, -1)).astype(np.float32))
+    return unit_rows(np.sqrt(counts.reshape(n, -1)).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ def _central() -> np.ndarray:
     return np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * CENTRE**2)).ravel()
 
 
-def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """(N, D) with each row divided by its length; a row of zeros stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metric_sub.crops import crops_of_boxes, to_input
-from metric_sub.descriptors import DESCRIPTORS, descriptors_of_boxes
+from metric_sub.descriptors import DESCRIPTORS, descriptors_of_boxes, unit_rows
 from metric_sub.embedder import TrainedEmbedder
 
 
@@ -105,7 +105,7 @@ def _embed_compiled(embedder: TrainedEmbedder, crops_rgb: list[np.ndarray]) -> n
     batch = np.stack(crops_rgb)  # (B, H, W, 3)
     if not embedder.flip:
         return embedder.net(batch)
-    return _unit(embedder.net(batch) + embedder.net(batch[:, :, ::-1]))
+    return unit_rows(embedder.net(batch) + embedder.net(batch[:, :, ::-1]))
 
 
 def join_vectors(vectors: list[np.ndarray], weights: list[float] | None = None) -> np.ndarray:
@@ -115,10 +115,5 @@ def join_vectors(vectors: list[np.ndarray], weights: list[float] | None = None) 
     between two rows is the weighted mean of those that the models give.
     """
     factors = np.sqrt(weights if weights is not None else np.ones(len(vectors)), dtype=np.float32)
-    parts = [_unit(vector) * factor for vector, factor in zip(vectors, factors, strict=True)]
-    return _unit(np.concatenate(parts, axis=1)).astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    parts = [unit_rows(vector) * factor for vector, factor in zip(vectors, factors, strict=True)]
+    return unit_rows(np.concatenate(parts, axis=1)).astype(np.float32)
