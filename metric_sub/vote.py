@@ -39,20 +39,25 @@ def cast_votes(photos: pd.DataFrame, videos: pd.DataFrame, distances: np.ndarray
     plain rule; or (N,).
     Gives N x k rows in the order of `photos`, the votes of one box in the order of its columns, with a fresh index:
     item_id, item_media_id, img_name, item_rank, ix1 iy1 ix2 iy2, item_score, video_id, video_media_id, frame_index,
-    frame_rank, fx1 fy1 fx2 fy2, frame_score, distance (float32).
+    frame_rank, fx1 fy1 fx2 fy2, frame_score, distance (float32). Texts are categorical, ordered as text is: with several
+    neighbours a box there are many rows, and few different texts.
     Without a photo box or without a video box: no rows, the same columns.
     Raises ValueError where the lengths do not fit.
     """
     if len(distances) != len(photos) or len(indices) != len(photos):
         raise ValueError(f"{len(photos)} photo boxes, but {len(distances)} distances and {len(indices)} indices")
     found = np.asarray(indices, np.int64).ravel()  # (N k,)
-    if len(found) != len(photos):
-        photos = photos.iloc[np.repeat(np.arange(len(photos)), len(found) // max(len(photos), 1))]
+    casting = np.repeat(np.arange(len(photos)), len(found) // max(len(photos), 1))
     return pd.DataFrame(
-        {new: photos[old].array for old, new in PHOTO_COLUMNS.items()}
-        | {new: videos[old].array.take(found) for old, new in VIDEO_COLUMNS.items()}
-        | {"distance": np.asarray(distances, np.float32).ravel()}
+        {new: _categorical_text(photos[old]).take(casting) for old, new in PHOTO_COLUMNS.items()}
+        | {new: _categorical_text(videos[old]).take(found) for old, new in VIDEO_COLUMNS.items()}
+        | {"distance": np.asarray(distances, np.float32).ravel()},
+        copy=False,
     )
+
+
+def _categorical_text(column: pd.Series) -> pd.api.extensions.ExtensionArray:
+    return (column.astype("category") if pd.api.types.is_string_dtype(column) else column).array
 
 
 def match_items(
@@ -143,6 +148,7 @@ def match_items(
             **{name: video_box[name].array for name in (*FRAME_KEY, *FRAME_BOX)},
         }
     )
+    matches = matches.astype(dict.fromkeys(matches.columns[matches.dtypes == "category"], "str"))
     return matches, votes.assign(kept=kept, weight=weight)
 
 

@@ -61,6 +61,20 @@ def test_components_may_be_solved_together_or_one_by_one(monkeypatch, at_once):
     assert chosen(pairs, distances) == expected and len(expected) > 150
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_what_is_settled_without_the_solver_is_what_the_solver_would_give(monkeypatch, rounds):
+    for seed, density in enumerate([0.003, 0.006, 0.012, 0.1]):
+        pairs, distances = random_pairs(seed, 200, 200, density, np.linspace(0, 1.5, 10**6))
+        pairs += [(200 + k, 200 + k // 2) for k in range(60)] + [(200 + k, 201 + k // 2) for k in range(60)]  # a long chain
+        distances += np.linspace(1.4, 0.1, 60).tolist() + np.linspace(1.3, 0.15, 60).tolist()
+        expected = chosen(pairs, distances)
+        monkeypatch.setattr(assign, "ROUNDS", rounds)
+        assert chosen(pairs, distances) == expected
+        worth = sum(LARGEST + MARGIN - distance for pair, distance in zip(pairs, distances, strict=True) if pair in expected)
+        assert worth == pytest.approx(dense_worth(pairs, distances), abs=1e-5)
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize(
     ("pairs", "distances", "expected"),
     [
