@@ -18,8 +18,8 @@ from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from bbox_sub.resize import resize_picture, resized_size
 from benchmarks._plain_pooling import pooling_plainly
 from metric_sub.crops import crops_of_boxes, to_input
-from metric_sub.descriptors import descriptor_weights, descriptors_of_boxes
 from metric_sub.embedder import load_embedders
+from metric_sub.whitening import Descriptors, load_descriptors
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Match
 from shared.dataset import read_media
@@ -51,6 +51,7 @@ def describe(data: Path, weights: Path, config: Config) -> tuple[pd.DataFrame, n
     )
     pooling_plainly(detector)
     models = [load_embedders(weights / model.name, runtime=PLAIN, flip=config.embed.flip) for model in config.embedders]
+    descriptors = load_descriptors(config.descriptors, weights)
     settings = config.detect
     rows, vectors = {"photo": [], "video": []}, {"photo": [], "video": []}
     media, _ = read_media(data, config.data)
@@ -68,7 +69,7 @@ def describe(data: Path, weights: Path, config: Config) -> tuple[pd.DataFrame, n
                 n_kept = max(1, n_kept)
             for box, score in zip(boxes[:n_kept], scores[:n_kept], strict=True):
                 rows[medium.kind].append((medium.item_id, medium.name, index, box, score))
-                vectors[medium.kind].append(embed(models, descriptor_weights(config.descriptors), image, box))
+                vectors[medium.kind].append(embed(models, descriptors, image, box))
     columns = ["item_id", "name", "frame_index", "box", "score"]
     photos, videos = (pd.DataFrame(rows[kind], columns=columns) for kind in ("photo", "video"))
     return photos, np.array(vectors["photo"]), videos, np.array(vectors["video"])
@@ -98,8 +99,8 @@ def detect(detector: torch.nn.Module, image_rgb: np.ndarray, short_side: int, ma
     return boxes[order], found["scores"].numpy()[order]
 
 
-def embed(models: list, descriptors: dict[str, float], image_rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The unit vector of one box by all models and descriptors {name: weight}, one after the other."""
+def embed(models: list, descriptors: Descriptors, image_rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The unit vector of one box by all models and descriptors, one after the other."""
     vectors = []
     for networks in models:
         of_model = []
@@ -112,8 +113,8 @@ def embed(models: list, descriptors: dict[str, float], image_rgb: np.ndarray, bo
             of_model.append(vector / np.linalg.norm(vector))
         vector = np.concatenate(of_model)
         vectors.append(vector / np.linalg.norm(vector))
-    for name, weight in descriptors.items():
-        vectors.append(descriptors_of_boxes(image_rgb, box[None], [name])[0][0] * math.sqrt(weight))
+    for weight, described in zip(descriptors.weights.values(), descriptors.of_boxes(image_rgb, box[None]), strict=True):
+        vectors.append(described[0] * math.sqrt(weight))
     vector = np.concatenate(vectors)
     return vector / np.linalg.norm(vector)
 

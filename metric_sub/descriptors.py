@@ -1,9 +1,10 @@
-"""Descriptors that need no training, joined with the learned embedders' vectors: edges and colours of a crop.
+"""Descriptors, joined with the learned embedders' vectors: edges and colours of a crop.
 
 Learned from a few hundred products an embedder tells less than it could; edges show that a picture of the catalogue is in the video as
 it is, colours what no network that was trained against coloured light can go by.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from metric_sub.crops import cut_crop
-from shared.config import DescriptorWeights
+from shared.config import DescriptorSettings
 
 SIDE = 64  # px: every crop is described as a square of this size
 CELLS = 8  # along each side
@@ -21,7 +22,8 @@ NEIGHBOURHOOD = 3  # cells along each side: by their mean energy a cell is norma
 LEAST_ENERGY = 0.01  # of the crop's largest: what a cell is divided by at least
 
 COLOUR_SIDE = 32  # px
-HUES, SATURATIONS, VALUES = 12, 4, 4
+BINS = (12, 4, 4)  # hues, saturations, values
+FINE_BINS = (24, 8, 8)
 BANDS = 3  # from top to bottom
 CENTRE = 0.6  # standard deviation of the pixels' weight around the crop's centre, in halves of its side
 
@@ -59,44 +61,58 @@ def colour_histograms(crops_rgb: np.ndarray) -> np.ndarray:
     pixels count the less, the farther they are from the crop's centre. Entries are roots of shares, so that distances are
     Hellinger's. Unit length.
     """
-    n = len(crops_rgb)
-    shrunk = np.stack([cv2.resize(crop, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA) for crop in crops_rgb])
-    flat = shrunk.reshape(n * COLOUR_SIDE, COLOUR_SIDE, 3).astype(np.float32) / 255
-    hue, saturation, value = np.moveaxis(cv2.cvtColor(flat, cv2.COLOR_RGB2HSV).reshape(n, -1, 3), 2, 0)  # (N, 1024) each
-    sides_hue = _shared(hue / 360 * HUES, HUES, circle=True)
-    sides_saturation = _shared(saturation * SATURATIONS - 0.5, SATURATIONS)
-    sides_value = _shared(value * VALUES - 0.5, VALUES)
-    bands = np.repeat(np.arange(COLOUR_SIDE) * BANDS // COLOUR_SIDE, COLOUR_SIDE)  # (1024,)
-    place = np.arange(n)[:, None] * BANDS + bands  # (N, 1024)
-    size = n * BANDS * HUES * SATURATIONS * VALUES
+    shrunk = [cv2.resize(crop, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA) for crop in crops_rgb]
+    return _soft_histograms(np.stack(shrunk), BANDS, BINS, _central())
+
+
+def fine_colour_histograms(crops_rgb: np.ndarray) -> np.ndarray:
+    """As `colour_histograms`, but one histogram of 24 x 8 x 8 bins of the whole crop, whose pixels all count the same:
+    (N, 64, 64, 3) uint8 -> (N, 1536) float32."""
+    return _soft_histograms(crops_rgb, 1, FINE_BINS, np.ones(SIDE**2))
+
+
+def _soft_histograms(crops_rgb: np.ndarray, bands: int, bins: tuple[int, int, int], pixel_weights: np.ndarray) -> np.ndarray:
+    """Histograms of hue, saturation and value by bands: (N, S, S, 3) uint8 -> (N, bands * product of bins); pixel_weights (S * S,),
+    row by row."""
+    n, side, (hues, saturations, values) = len(crops_rgb), crops_rgb.shape[1], bins
+    flat = crops_rgb.reshape(n * side, side, 3).astype(np.float32) / 255
+    hue, saturation, value = np.moveaxis(cv2.cvtColor(flat, cv2.COLOR_RGB2HSV).reshape(n, -1, 3), 2, 0)  # (N, S * S) each
+    sides_hue = _shared(hue / 360 * hues, hues, circle=True)
+    sides_saturation = _shared(saturation * saturations - 0.5, saturations)
+    sides_value = _shared(value * values - 0.5, values)
+    band = np.repeat(np.arange(side) * bands // side, side)  # (S * S,)
+    place = np.arange(n)[:, None] * bands + band  # (N, S * S)
+    size = n * bands * hues * saturations * values
     counts = np.zeros(size)
     for hue_bin, of_hue in sides_hue:
         for saturation_bin, of_saturation in sides_saturation:
             for value_bin, of_value in sides_value:
-                bins = ((place * HUES + hue_bin) * SATURATIONS + saturation_bin) * VALUES + value_bin
-                weights = _central() * of_hue * of_saturation * of_value
-                counts += np.bincount(bins.ravel(), weights.ravel(), size)
+                number = ((place * hues + hue_bin) * saturations + saturation_bin) * values + value_bin
+                weights = pixel_weights * of_hue * of_saturation * of_value
+                counts += np.bincount(number.ravel(), weights.ravel(), size)
     return unit_rows(np.sqrt(counts.reshape(n, -1)).astype(np.float32))
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What gives the vectors, (N, 64, 64, 3) uint8 -> (N, length) float32 of unit length or zeros."""
+    """What gives the vectors, (N, 64, 64, 3) uint8 -> (N, length) float32 of unit length or zeros. whitens: whether
+    `descriptors.whitening` is for it."""
 
     describe: Callable[[np.ndarray], np.ndarray]
     length: int
+    whitens: bool
 
 
 DESCRIPTORS = {
-    "gradient_histogram": Descriptor(gradient_histograms, CELLS * CELLS * ORIENTATIONS),
-    "colour_histogram": Descriptor(colour_histograms, BANDS * HUES * SATURATIONS * VALUES),
+    "gradient_histogram": Descriptor(gradient_histograms, CELLS * CELLS * ORIENTATIONS, whitens=False),
+    "colour_histogram": Descriptor(colour_histograms, BANDS * math.prod(BINS), whitens=True),
+    "fine_colour_histogram": Descriptor(fine_colour_histograms, math.prod(FINE_BINS), whitens=True),
 }
 
 
-def descriptor_weights(weights: DescriptorWeights) -> dict[str, float]:
+def descriptor_weights(settings: DescriptorSettings) -> dict[str, float]:
     """Those of the section `descriptors` whose weight is not 0, in DESCRIPTORS' order."""
-    of_all = {"gradient_histogram": weights.gradient_histogram, "colour_histogram": weights.colour_histogram}
-    return {name: weight for name, weight in of_all.items() if weight}
+    return {name: weight for name in DESCRIPTORS if (weight := getattr(settings, name))}
 
 
 def descriptors_of_boxes(image_rgb: np.ndarray, boxes_xyxy: np.ndarray, names: list[str]) -> list[np.ndarray]:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from metric_sub.crops import crops_of_boxes, to_input
-from metric_sub.descriptors import DESCRIPTORS, descriptors_of_boxes, unit_rows
+from metric_sub.descriptors import unit_rows
 from metric_sub.embedder import TrainedEmbedder
+from metric_sub.whitening import Descriptors
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,21 @@ class CropEmbedder:
     """Cuts boxes out of pictures and embeds the crops with every model.
 
     A model is a list: one network, or its snapshots, whose vectors are joined first. The models' unit vectors are
-    concatenated and normalised again (the design's ensemble), with those of the descriptors {name: weight} behind them.
+    concatenated and normalised again (the design's ensemble), with those of the descriptors behind them.
     """
 
-    def __init__(self, models: list[list[TrainedEmbedder]], batch_size: int, descriptors: dict[str, float] | None = None):
+    def __init__(self, models: list[list[TrainedEmbedder]], batch_size: int, descriptors: Descriptors | None = None):
         self._models = models
         self._batch_size = batch_size
-        self._descriptors = descriptors or {}
+        self._descriptors = descriptors or Descriptors()
         lengths = [embedder.dimension for model in models for embedder in model]
-        self.dimension = sum(lengths) + sum(DESCRIPTORS[name].length for name in self._descriptors)
+        self.dimension = sum(lengths) + sum(self._descriptors.lengths)
         self._added: list[Crops] = []
 
     def cut(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> Crops:
         """The crops of a picture's boxes (N, 4)."""
         of_models = [crops_of_boxes(image_rgb, boxes_xyxy, model[0].crop_rule) for model in self._models]
-        return Crops(len(boxes_xyxy), of_models, descriptors_of_boxes(image_rgb, boxes_xyxy, list(self._descriptors)))
+        return Crops(len(boxes_xyxy), of_models, self._descriptors.of_boxes(image_rgb, boxes_xyxy))
 
     def embed(self, cuts: list[Crops]) -> np.ndarray:
         """(N, dimension) float32 unit vectors of all crops, in their order; those of one size share a batch."""
@@ -58,7 +59,7 @@ class CropEmbedder:
             groups = np.concatenate([cut.of_models[k][1] for cut in cuts])
             vectors.append(embed_by_model(model, crops, groups, self._batch_size))
         vectors += [np.concatenate(of_descriptor) for of_descriptor in zip(*(cut.described for cut in cuts), strict=True)]
-        return join_vectors(vectors, [1.0] * len(self._models) + list(self._descriptors.values()))
+        return join_vectors(vectors, [1.0] * len(self._models) + list(self._descriptors.weights.values()))
 
     def add(self, image_rgb: np.ndarray, boxes_xyxy: np.ndarray) -> None:
         """Takes the crops of a picture's boxes (N, 4) until the next `take`."""

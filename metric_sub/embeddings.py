@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metric_sub.descriptors import DESCRIPTORS, descriptor_weights
 from metric_sub.embed import CropEmbedder, Crops
 from metric_sub.embedder import INFERENCE_KEYS, load_embedders, read_embedder
 from metric_sub.search import BLOCK_ROWS, largest_norm
+from metric_sub.whitening import Descriptors, load_descriptors, read_whitening
 from shared.config import Config
 from shared.dataset import media_fingerprint
 from shared.errors import UserError
@@ -43,7 +43,9 @@ WINDOW_BYTES = 64 * 2**20  # of crops that are embedded at once
 
 
 def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
-    """Each embedder's folder and its model.json, in the config's order. Raises UserError where config and training differ."""
+    """Each embedder's folder and its model.json, in the config's order. Raises UserError where config and training differ, in
+    what the descriptors learnt too."""
+    read_whitening(config.descriptors, weights)
     trained = {weights / model.name: read_description(weights / model.name) for model in config.embedders}
     for (folder, description), model in zip(trained.items(), config.embedders, strict=True):
         read_embedder(folder)  # refuses what is no embedder
@@ -55,10 +57,10 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
     return trained
 
 
-def vector_length(config: Config, trained: dict[Path, dict]) -> int:
-    """How many values a box's vector has by all the models that `read_trained` gives and the config's descriptors."""
+def vector_length(trained: dict[Path, dict], descriptors: Descriptors) -> int:
+    """How many values a box's vector has by all the models that `read_trained` gives and the descriptors."""
     learned = sum(model["networks"] * model["architecture"]["shape"]["dimension"] for model in trained.values())
-    return learned + sum(DESCRIPTORS[name].length for name in descriptor_weights(config.descriptors))
+    return learned + sum(descriptors.lengths)
 
 
 def boxes_and_vectors(step: Step) -> tuple[pd.DataFrame, np.ndarray]:
@@ -126,18 +128,19 @@ class Embeddings:
         fresh: bool,
     ):
         self._config, self._trained = config, read_trained(config, weights)
+        self._descriptors = load_descriptors(config.descriptors, weights)
         self._runtime = choose_runtime(config.runtime)
         self._settings = {
             "weights": [description["sha256"] for description in self._trained.values()],
             "architectures": [description["architecture"] for description in self._trained.values()],
             "batch_size": config.embed.batch_size,
             "flip": config.embed.flip,
-            "descriptors": descriptor_weights(config.descriptors),
+            "descriptors": self._descriptors.settings,
             "runtime": runtime_settings(self._runtime, *self._trained),
         }
         self.units = units_of(media)
         self.steps = {}
-        self._no_vectors = np.zeros((0, vector_length(config, self._trained)), np.float32)
+        self._no_vectors = np.zeros((0, vector_length(self._trained, self._descriptors)), np.float32)
         empty = {"table": detection_table([]), "vectors": self._no_vectors}
         for kind in KINDS:
             depends = {"detections": detections[kind], "parts": "by unit", **self._settings}
@@ -203,7 +206,7 @@ class Embeddings:
     def _embedder(self) -> CropEmbedder:
         flip = self._config.embed.flip
         models = [load_embedders(folder, runtime=self._runtime, flip=flip) for folder in self._trained]
-        return CropEmbedder(models, self._config.embed.batch_size, descriptor_weights(self._config.descriptors))
+        return CropEmbedder(models, self._config.embed.batch_size, self._descriptors)
 
     def put(self, embedded: Embedded) -> None:
         """Takes a unit, if it does not stand."""

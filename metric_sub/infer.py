@@ -20,6 +20,7 @@ from metric_sub.rerank import expand_queries, nearest_reciprocal
 from metric_sub.result import build_result, write_result
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
+from metric_sub.whitening import load_descriptors
 from shared.catalogue import COLUMNS as MEDIA
 from shared.catalogue import tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
@@ -57,7 +58,8 @@ def refuse_unfit_index(config: Config, weights: Path) -> None:
     """Raises UserError, before the work, where FAISS cannot make the config's index for the embedders' vectors."""
     if config.search.index == EXACT:
         return
-    empty_index(config.search, vector_length(config, read_trained(config, weights)))
+    descriptors = load_descriptors(config.descriptors, weights)
+    empty_index(config.search, vector_length(read_trained(config, weights), descriptors))
 
 
 def match_embedded(config: Config, options: argparse.Namespace, photos: Step, videos: Step) -> Step:

@@ -33,6 +33,8 @@ from metric_sub.plan import plan_of
 from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
 from metric_sub.training_crops import crops_for, cut_training_crops
+from metric_sub.whitening import FOLDER as WHITENING
+from metric_sub.whitening import architecture_of, train_whitening
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder, EmbedPhase, EmbedTrain
 from shared.dataset import content_fingerprint
@@ -82,7 +84,8 @@ def prepare(
 ) -> tuple[list[tuple[Embedder, dict]], pd.DataFrame | None, pd.DataFrame | None]:
     """The models that are not finished, each with what its training depends on; the crops to train on and to validate on.
 
-    Takes the work folder's lock into `held`, cuts out frames and crops. Raises UserError for what cannot be trained.
+    Takes the work folder's lock into `held`, cuts out frames and crops, learns the descriptors' whitening. Raises UserError for what
+    cannot be trained.
     """
     for model in config.embedders:
         settings = config.train_of(model)
@@ -104,11 +107,14 @@ def prepare(
             log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
         else:
             left.append((model, depends))
-    if not left:
+    whitening = options.weights / WHITENING
+    learnt_from = _learnt_from(config, content_fingerprint(used))
+    whitens = config.descriptors.whitening is not None and (options.fresh or not finished(whitening, learnt_from))
+    if not left and not whitens:
         return [], None, None
     if options.fresh:
-        for model in config.embedders:
-            forget_finished(options.weights / model.name)
+        for name in [*(model.name for model in config.embedders), WHITENING]:
+            forget_finished(options.weights / name)
     pictures = extract_labelled_frames(used, options.work, config.data, fresh=False)
     crops = cut_training_crops(used, pictures, config, options.work, options.fresh)
     train_crops, validation_crops = (
@@ -119,7 +125,23 @@ def prepare(
         raise UserError(
             f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
         )
+    if whitens:
+        train_whitening(train_crops, config, whitening)
+        mark_finished(whitening, learnt_from)
     return left, train_crops, validation_crops
+
+
+def _learnt_from(config: Config, content: dict) -> dict:
+    """What the whitening depends on; content: the fingerprint of the data."""
+    settings, whitening = config.embed_train, config.descriptors.whitening
+    return {
+        "architecture": whitening and architecture_of(whitening),
+        "parts": settings.parts,
+        "frames": settings.frames.model_dump(),
+        "seed": config.seed,
+        "data": config.data.model_dump(exclude=LIMITS),
+        **content,
+    }
 
 
 def _decisive(settings: EmbedTrain) -> dict:

@@ -11,6 +11,7 @@ from metric_sub.embedder import load_embedders
 from metric_sub.embeddings import read_trained
 from metric_sub.histogram import DIMENSION, histograms
 from metric_sub.labelled import boxed_pictures
+from metric_sub.whitening import load_descriptors, read_whitening
 from shared.config import Config, Data
 from shared.errors import UserError
 from shared.progress import progress_bar
@@ -32,8 +33,8 @@ def load_models(config: Config, weights: Path, runtime: Runtime) -> dict[str, Cr
     for name, folder in zip([model.name for model in config.embedders], read_trained(config, weights), strict=True):
         embedders = load_embedders(folder, runtime=runtime, flip=config.embed.flip)
         models[name] = CropEmbedder([embedders], config.embed.batch_size)
-    batch_size = config.embed.batch_size
-    return models | {name: CropEmbedder([], batch_size, {name: 1.0}) for name in descriptor_weights(config.descriptors)}
+    described = load_descriptors(config.descriptors, weights).alone()
+    return models | {name: CropEmbedder([], config.embed.batch_size, alone) for name, alone in described.items()}
 
 
 def join_models(vectors: dict[str, np.ndarray], config: Config) -> np.ndarray:
@@ -52,6 +53,7 @@ def describe_boxes(
     changed.
     """
     trained = read_trained(config, weights)
+    whitening = read_whitening(config.descriptors, weights)
     names = [*(model.name for model in config.embedders), *descriptor_weights(config.descriptors)]
     step = Step(
         folder,
@@ -60,6 +62,7 @@ def describe_boxes(
             "weights": [description["sha256"] for description in trained.values()],
             "architectures": [description["architecture"] for description in trained.values()],
             "flip": config.embed.flip,
+            "whitening": whitening and whitening["sha256"],
             "runtime": runtime_settings(runtime, *trained),
             "batch_size": config.embed.batch_size,
             "max_pixels": config.data.max_pixels,

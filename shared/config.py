@@ -179,11 +179,20 @@ class Embed(Section):
     batch_size: Count
 
 
-class DescriptorWeights(Section):
-    """What each descriptor that needs no training counts beside an embedder, which counts as 1; 0: it is left out."""
+class Whitening(Section):
+    """What training learns for the colour descriptors: how colours of one product differ from picture to picture."""
+
+    shrinkage: Positive  # of that covariance towards equal variances; small: trust the training boxes
+    values: Count  # that a whitened descriptor keeps, the most telling ones
+
+
+class DescriptorSettings(Section):
+    """What each descriptor counts beside an embedder, which counts as 1; 0: it is left out. They need no training but the whitening."""
 
     gradient_histogram: DescriptorWeight
     colour_histogram: DescriptorWeight
+    fine_colour_histogram: DescriptorWeight
+    whitening: Whitening | None
 
 
 class Augment(Section):
@@ -395,7 +404,7 @@ class Config(Section):
     detect: Detect
     embedders: Annotated[list[Embedder], Field(min_length=1)]
     embed: Embed
-    descriptors: DescriptorWeights
+    descriptors: DescriptorSettings
     embed_train: EmbedTrain
     search: Search
     match: Match
@@ -435,7 +444,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _names_differ(self):
         names = [embedder.name for embedder in self.embedders]
-        taken = {"detector", *DescriptorWeights.model_fields}
+        taken = {"detector", *DescriptorSettings.model_fields}
         if len(set(names)) < len(names) or taken & set(names):
             raise ValueError(f"embedders: names must differ from each other and from {', '.join(sorted(taken))}, found {names}")
         return self
