@@ -95,7 +95,7 @@ def test_a_run_on_the_gpu(plain_data, untrained, tmp_path, precision):
     work = tmp_path / "work"
     overrides = [
         f"runtime={{engine: auto, precision: {precision}, device: cuda}}",
-        "descriptors={gradient_histogram: 1, colour_histogram: 0.5}",
+        "descriptors={gradient_histogram: 1, colour_histogram: 0.5, fine_colour_histogram: 0, whitening: null}",
         "detect.vote_iou=0.8",
     ]
     infer.main(["--data", str(plain_data), "--weights", str(untrained), "--work", str(work), *overrides])

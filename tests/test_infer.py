@@ -56,7 +56,7 @@ def test_one_process_writes_what_the_two_stages_write(plain_data, untrained, tmp
 
 
 def test_descriptors_lengthen_the_vectors_and_another_weight_makes_them_anew(plain_data, untrained, tmp_path, calm):
-    one, two = (f"descriptors={{gradient_histogram: 1, colour_histogram: {weight}}}" for weight in (0, 0.5))
+    one, two = (f"descriptors={{gradient_histogram: 1, colour_histogram: {weight}, fine_colour_histogram: 0, whitening: null}}" for weight in (0, 0.5))
     work, vectors, detections = tmp_path / "work", [], []
     for override in (one, two):
         infer.main(arguments(plain_data, untrained, work, override))

@@ -11,7 +11,7 @@ from tests.drawn_networks import write_detector, write_embedder
 
 SWITCHED_ON = {
     "detect": {"photo_score": 0.5, "video_score": 0.5, "vote_iou": 0.6},
-    "descriptors": {"gradient_histogram": 1.0, "colour_histogram": 0.5},
+    "descriptors": {"gradient_histogram": 1.0, "colour_histogram": 0.5, "fine_colour_histogram": 0.5, "whitening": None},
     "embed": {"flip": True},
     "match": {"neighbours": 3, "vote_weight": "distance", "assignment": "optimal", "min_share": 0.1, "max_distance": 2.0},
 }

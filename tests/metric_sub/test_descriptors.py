@@ -13,9 +13,10 @@ from metric_sub.descriptors import (
     colour_histograms,
     descriptor_weights,
     descriptors_of_boxes,
+    fine_colour_histograms,
     gradient_histograms,
 )
-from shared.config import DescriptorWeights
+from shared.config import DescriptorSettings
 
 
 def noise(n, seed=0):
@@ -51,24 +52,26 @@ def gradients_by_loops(crop):
     return cells.ravel() / np.linalg.norm(cells)
 
 
-def colours_by_loops(crop):
-    """Three bands' hue, saturation and value by Python's colorsys, one pixel of 32 x 32 after the other."""
-    small = crop.reshape(32, 2, 32, 2, 3).astype(float).mean(axis=(1, 3))
-    counts = np.zeros((3, 12, 4, 4))
-    for y in range(32):
-        for x in range(32):
-            hue, saturation, value = colorsys.rgb_to_hsv(*np.rint(small[y, x]) / 255)
-            from_centre = ((2 * y + 1) / 32 - 1) ** 2 + ((2 * x + 1) / 32 - 1) ** 2
-            for h in range(12):
-                apart = abs(hue * 12 - h)
-                of_hue = max(0, 1 - min(apart, 12 - apart))
-                for s in range(4):
-                    for v in range(4):
+def colours_by_loops(picture, n_bands, n_hues, n_greys, spread):
+    """The bands' hue, saturation and value by Python's colorsys, one pixel of (S, S, 3) after the other; spread: of the pixels'
+    weight around the centre."""
+    side, picture = len(picture), picture.astype(float)
+    counts = np.zeros((n_bands, n_hues, n_greys, n_greys))
+    for y in range(side):
+        for x in range(side):
+            hue, saturation, value = colorsys.rgb_to_hsv(*picture[y, x] / 255)
+            from_centre = ((2 * y + 1) / side - 1) ** 2 + ((2 * x + 1) / side - 1) ** 2
+            for h in range(n_hues):
+                apart = abs(hue * n_hues - h)
+                of_hue = max(0, 1 - min(apart, n_hues - apart))
+                for s in range(n_greys) if of_hue else ():
+                    for v in range(n_greys):
                         of_grey = [
-                            max(0, 1 - abs(min(max(part * 4, 0.5), 3.5) - (k + 0.5)))
+                            max(0, 1 - abs(min(max(part * n_greys, 0.5), n_greys - 0.5) - (k + 0.5)))
                             for part, k in ((saturation, s), (value, v))
                         ]
-                        counts[y * 3 // 32, h, s, v] += math.exp(-from_centre / 0.72) * of_hue * math.prod(of_grey)
+                        weight = math.exp(-from_centre / (2 * spread**2))
+                        counts[y * n_bands // side, h, s, v] += weight * of_hue * math.prod(of_grey)
     return np.sqrt(counts.ravel() / counts.sum())
 
 
@@ -79,7 +82,14 @@ def test_gradients_are_the_written_rule():
 
 def test_colours_are_the_written_rule():
     crops = noise(2)[:, ::2, ::2].repeat(2, axis=1).repeat(2, axis=2)  # halved without rounding
-    assert colour_histograms(crops) == pytest.approx(np.stack([colours_by_loops(crop) for crop in crops]), abs=1e-5)
+    expected = [colours_by_loops(crop[::2, ::2], 3, 12, 4, spread=0.6) for crop in crops]
+    assert colour_histograms(crops) == pytest.approx(np.stack(expected), abs=1e-5)
+
+
+def test_fine_colours_are_the_written_rule():
+    [crop] = noise(1)
+    expected = colours_by_loops(crop, 1, 24, 8, spread=math.inf)
+    assert fine_colour_histograms(crop[None]) == pytest.approx(expected[None], abs=1e-5)
 
 
 def test_an_upright_edge_lies_in_the_two_orientations_beside_it():
@@ -104,7 +114,8 @@ def test_a_mirrored_picture_has_mirrored_cells_and_orientations(seed):
     crop = noise(1, seed)
     cells, mirrored = (gradient_histograms(each).reshape(8, 8, 9) for each in (crop, crop[:, :, ::-1]))
     assert mirrored == pytest.approx(cells[:, ::-1, ::-1], abs=1e-5)
-    assert colour_histograms(crop[:, :, ::-1]) == pytest.approx(colour_histograms(crop), abs=1e-5)
+    for colours in (colour_histograms, fine_colour_histograms):
+        assert colours(crop[:, :, ::-1]) == pytest.approx(colours(crop), abs=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 5]))
@@ -134,11 +145,14 @@ def test_a_box_has_the_same_bits_in_any_company(name):
 def test_no_box_and_no_descriptor():
     image = np.zeros((20, 20, 3), np.uint8)
     none = np.zeros((0, 4), np.float32)
-    assert [each.shape for each in descriptors_of_boxes(image, none, list(DESCRIPTORS))] == [(0, 576), (0, 576)]
+    assert [each.shape for each in descriptors_of_boxes(image, none, list(DESCRIPTORS))] == [(0, 576), (0, 576), (0, 1536)]
     assert descriptors_of_boxes(image, none, []) == []
 
 
 def test_a_weight_of_0_leaves_a_descriptor_out():
-    assert descriptor_weights(DescriptorWeights(gradient_histogram=0, colour_histogram=0.5)) == {"colour_histogram": 0.5}
-    assert descriptor_weights(DescriptorWeights(gradient_histogram=0, colour_histogram=0)) == {}
-    assert list(DESCRIPTORS) == list(DescriptorWeights.model_fields)
+    def weights(gradients, colours, fine):
+        settings = {"gradient_histogram": gradients, "colour_histogram": colours, "fine_colour_histogram": fine}
+        return descriptor_weights(DescriptorSettings(**settings, whitening=None))
+
+    assert weights(0, 0.5, 0) == {"colour_histogram": 0.5} and weights(0, 0, 0) == {}
+    assert list(weights(1, 1, 1)) == list(DESCRIPTORS)

@@ -10,6 +10,7 @@ from torch import nn
 from metric_sub.crops import CropRule
 from metric_sub.embed import CropEmbedder, embed_crops, join_vectors
 from metric_sub.embedder import TrainedEmbedder, build_embedder
+from metric_sub.whitening import Descriptors
 
 RULE = CropRule(32, 0.0, (0.5, 1.0, 2.0), "bilinear")
 
@@ -168,7 +169,9 @@ def test_descriptors_stand_behind_the_models_with_their_weights(tiny_config):
     model, weights = [TrainedEmbedder(network, RULE, False)], {"gradient_histogram": 2.0, "colour_histogram": 0.5}
     image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
     boxes = np.float32([[0, 0, 20, 20], [0, 0, 60, 25], [5, 5, 25, 75], [30, 30, 55, 60]])
-    joined, *alone = CropEmbedder([model], 2, weights), CropEmbedder([model], 2), *(CropEmbedder([], 2, {name: 3.0}) for name in weights)
+    joined, *alone = CropEmbedder([model], 2, Descriptors(weights)), CropEmbedder([model], 2), *(
+        CropEmbedder([], 2, Descriptors({name: 3.0})) for name in weights
+    )
     for embedder in (joined, *alone):
         embedder.add(image, boxes[:3])
         embedder.add(image, boxes[:0])

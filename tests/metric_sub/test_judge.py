@@ -98,9 +98,9 @@ def test_figures_of_each_model_and_of_the_ensemble(options, tiny_data, tiny_conf
 
 def test_descriptors_are_judged_beside_the_models_and_joined_by_their_weights(options, tmp_path):
     arguments, folder, _ = options
-    main([*arguments, "descriptors={gradient_histogram: 0, colour_histogram: 0}"])
+    main([*arguments, "descriptors={gradient_histogram: 0, colour_histogram: 0, fine_colour_histogram: 0, whitening: null}"])
     without = figures_in(folder)
-    main([*arguments, "descriptors={gradient_histogram: 1e-6, colour_histogram: 1000}"])
+    main([*arguments, "descriptors={gradient_histogram: 1e-6, colour_histogram: 1000, fine_colour_histogram: 0, whitening: null}"])
     figures = figures_in(folder)
     assert list(without["models"]) == ["a", "b"]
     assert list(figures["models"]) == ["a", "b", "gradient_histogram", "colour_histogram"]
