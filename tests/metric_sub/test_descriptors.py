@@ -89,7 +89,7 @@ def test_colours_are_the_written_rule():
 def test_fine_colours_are_the_written_rule():
     [crop] = noise(1)
     expected = colours_by_loops(crop, 1, 24, 8, spread=math.inf)
-    assert fine_colour_histograms(crop[None]) == pytest.approx(expected[None], abs=1e-5)
+    assert fine_colour_histograms(crop[None]) == pytest.approx(expected[None], abs=5e-5)  # roots of rounding
 
 
 def test_an_upright_edge_lies_in_the_two_orientations_beside_it():
