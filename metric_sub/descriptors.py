@@ -112,7 +112,12 @@ DESCRIPTORS = {
 
 def descriptor_weights(settings: DescriptorSettings) -> dict[str, float]:
     """Those of the section `descriptors` whose weight is not 0, in DESCRIPTORS' order."""
-    return {name: weight for name in DESCRIPTORS if (weight := getattr(settings, name))}
+    of_all = {
+        "gradient_histogram": settings.gradient_histogram,
+        "colour_histogram": settings.colour_histogram,
+        "fine_colour_histogram": settings.fine_colour_histogram,
+    }
+    return {name: weight for name, weight in of_all.items() if weight}
 
 
 def descriptors_of_boxes(image_rgb: np.ndarray, boxes_xyxy: np.ndarray, names: list[str]) -> list[np.ndarray]:

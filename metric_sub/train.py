@@ -34,9 +34,9 @@ from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
 from metric_sub.training_crops import crops_for, cut_training_crops
 from metric_sub.whitening import FOLDER as WHITENING
-from metric_sub.whitening import architecture_of, train_whitening
+from metric_sub.whitening import architecture_of, train_whitening, whitening_of
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, Embedder, EmbedPhase, EmbedTrain
+from shared.config import Config, Embedder, EmbedPhase, EmbedTrain, Whitening
 from shared.dataset import content_fingerprint
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
@@ -107,9 +107,9 @@ def prepare(
             log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
         else:
             left.append((model, depends))
-    whitening = options.weights / WHITENING
-    learnt_from = _learnt_from(config, content_fingerprint(used))
-    whitens = config.descriptors.whitening is not None and (options.fresh or not finished(whitening, learnt_from))
+    whitening, settings = options.weights / WHITENING, whitening_of(config.descriptors)
+    learnt_from = settings and _learnt_from(settings, config, content_fingerprint(used))
+    whitens = settings is not None and (options.fresh or not finished(whitening, learnt_from))
     if not left and not whitens:
         return [], None, None
     if options.fresh:
@@ -126,18 +126,17 @@ def prepare(
             f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
         )
     if whitens:
-        train_whitening(train_crops, config, whitening)
+        train_whitening(train_crops, settings, config.seed, config.data.max_pixels, whitening)
         mark_finished(whitening, learnt_from)
     return left, train_crops, validation_crops
 
 
-def _learnt_from(config: Config, content: dict) -> dict:
+def _learnt_from(settings: Whitening, config: Config, content: dict) -> dict:
     """What the whitening depends on; content: the fingerprint of the data."""
-    settings, whitening = config.embed_train, config.descriptors.whitening
     return {
-        "architecture": whitening and architecture_of(whitening),
-        "parts": settings.parts,
-        "frames": settings.frames.model_dump(),
+        "architecture": architecture_of(settings),
+        "parts": config.embed_train.parts,
+        "frames": config.embed_train.frames.model_dump(),
         "seed": config.seed,
         "data": config.data.model_dump(exclude=LIMITS),
         **content,

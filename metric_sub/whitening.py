@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from metric_sub.descriptors import DESCRIPTORS, descriptor_weights, descriptors_of_boxes, unit_rows
-from shared.config import Config, DescriptorSettings, Whitening
+from shared.config import DescriptorSettings, Whitening
 from shared.errors import UserError
 from shared.frames import read_picture
 from shared.progress import progress_bar
@@ -95,18 +95,22 @@ def fit_whitening(
     return (linear_map @ turned).astype(np.float32)
 
 
-def train_whitening(crops: pd.DataFrame, config: Config, folder: Path) -> None:
+def whitening_of(settings: DescriptorSettings) -> Whitening | None:
+    """The section `whitening`, None where no descriptor that it is for has a weight."""
+    return settings.whitening if any(DESCRIPTORS[name].whitens for name in descriptor_weights(settings)) else None
+
+
+def train_whitening(crops: pd.DataFrame, settings: Whitening, seed: int, max_pixels: int, folder: Path) -> None:
     """Fits the maps of all colour descriptors to training crops and saves them in <weights>/whitening.
 
-    crops: as `cut_training_crops` gives them. Raises UserError where they have no product with two boxes.
+    crops: as `cut_training_crops` gives them. max_pixels: of a picture. Raises UserError where they have no product with two boxes.
     """
-    settings = config.descriptors.whitening
-    crops = _drawn(crops[crops["product"] > 0], config.seed)
+    crops = _drawn(crops[crops["product"] > 0], seed)
     names = [name for name, descriptor in DESCRIPTORS.items() if descriptor.whitens]
     vectors = {name: [] for name in names}
     with progress_bar(total=len(crops), title="whitening", unit="crop") as bar:
         for path, box in zip(crops.crop, crops[BOX].to_numpy(), strict=True):
-            described = descriptors_of_boxes(read_picture(path, config.data.max_pixels), box[None], names)
+            described = descriptors_of_boxes(read_picture(path, max_pixels), box[None], names)
             for name, vector in zip(names, described, strict=True):
                 vectors[name].append(vector)
             bar.update()
@@ -140,10 +144,11 @@ def architecture_of(settings: Whitening) -> dict:
 
 def read_whitening(settings: DescriptorSettings, weights: Path) -> dict | None:
     """model.json of the whitening, None where the config has none. Raises UserError where config and training differ."""
-    if settings.whitening is None:
+    configured = whitening_of(settings)
+    if configured is None:
         return None
     description = read_description(weights / FOLDER)
-    refuse_other_architecture(weights / FOLDER, description["architecture"], architecture_of(settings.whitening), set())
+    refuse_other_architecture(weights / FOLDER, description["architecture"], architecture_of(configured), set())
     return description
 
 
@@ -153,8 +158,7 @@ def load_descriptors(settings: DescriptorSettings, weights: Path) -> Descriptors
     description = read_whitening(settings, weights)
     if description is None:
         return Descriptors(wanted)
-    values = settings.whitening.values
-    lengths = architecture_of(settings.whitening)["lengths"]
+    values, lengths = (description["architecture"][key] for key in ("values", "lengths"))
     network = _network({name: torch.empty(length, min(values, length)) for name, length in lengths.items()})
     load_weights(weights / FOLDER, network)
     maps = {name: linear_map.numpy() for name, linear_map in network.named_buffers() if name in wanted}

@@ -178,7 +178,8 @@ def test_what_was_not_learnt_so_is_refused(trained, config, tmp_path):
     (weights / "whitening").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"whitening: no trained model here .*Run `bash run.sh train` first"):
         read_trained(config, weights)
-    assert read_whitening(config.descriptors.model_copy(update={"whitening": None}), weights) is None
+    for change in ({"whitening": None}, {"fine_colour_histogram": 0}):  # nothing that would be whitened
+        assert read_whitening(config.descriptors.model_copy(update=change), weights) is None
 
 
 @pytest.mark.parametrize("fault", ["bytes", "nan", "float64", "shape"])
@@ -201,11 +202,11 @@ def test_a_damaged_file_is_told(trained, config, fault):
         load_descriptors(config.descriptors, weights)
 
 
-def test_a_product_seen_once_is_nothing_to_learn_from(config, tmp_path):
+def test_a_product_seen_once_is_nothing_to_learn_from(tmp_path):
     write_jpeg(tmp_path / "crop.jpg", np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8))
     crop = {"product": 5, "kind": "photo", "crop": str(tmp_path / "crop.jpg"), "x1": 2, "y1": 2, "x2": 18, "y2": 28}
     with pytest.raises(UserError, match=r"descriptors.whitening: no product has two boxes that differ.*set it to null"):
-        train_whitening(pd.DataFrame([crop]), config, tmp_path)
+        train_whitening(pd.DataFrame([crop]), SETTINGS, 0, 10**6, tmp_path)
 
 
 def test_no_more_boxes_than_the_limit_are_looked_at(monkeypatch):
