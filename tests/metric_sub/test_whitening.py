@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import functools
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -122,19 +124,26 @@ def config(tiny_config):
     return tiny_config.model_copy(update={"descriptors": descriptors})
 
 
+def prepare_in(folder, data, config, fresh=False):
+    """All of the training but the embedders'."""
+    options = argparse.Namespace(data=data, work=folder / "work", weights=folder / "weights", fresh=fresh)
+    with contextlib.ExitStack() as held:
+        prepare(options, config, 1, held)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Where it is learnt once for all: it takes a while."""
+    return tmp_path_factory.mktemp("whitening") / "once"
+
+
 @pytest.fixture
-def trained(tiny_data, config, tmp_path):
+def trained(once, tiny_data, config, tmp_path):
     """Weights of which all but the embedders' training is done, and what does it again."""
-    options = argparse.Namespace(data=tiny_data, work=tmp_path / "work", weights=tmp_path / "weights", fresh=False)
-
-    def train(config, fresh=False):
-        options.fresh = fresh
-        with contextlib.ExitStack() as held:
-            prepare(options, config, 1, held)
-        return options.weights / "whitening" / "model.json"
-
-    train(config)
-    return options.weights, train
+    if not once.exists():
+        prepare_in(once, tiny_data, config)
+    shutil.copytree(once, tmp_path / "trained")
+    return tmp_path / "trained" / "weights", functools.partial(prepare_in, tmp_path / "trained", tiny_data)
 
 
 def test_training_learns_it_and_learns_it_again_where_something_changed(trained, config):
@@ -143,11 +152,13 @@ def test_training_learns_it_and_learns_it_again_where_something_changed(trained,
     made, sha256 = path.stat().st_mtime_ns, json.loads(path.read_text())["sha256"]
     train(config)
     assert path.stat().st_mtime_ns == made
-    train(config, fresh=True)
+    (path.parent / "weights.safetensors").unlink()
+    train(config)
     assert path.stat().st_mtime_ns > made and json.loads(path.read_text())["sha256"] == sha256  # the same bits
+    made = path.stat().st_mtime_ns
     changed = config.descriptors.model_copy(update={"whitening": Whitening(shrinkage=0.6, values=20)})
     train(config.model_copy(update={"descriptors": changed}))
-    assert json.loads(path.read_text())["sha256"] != sha256
+    assert path.stat().st_mtime_ns > made and json.loads(path.read_text())["sha256"] != sha256
 
 
 def test_descriptors_are_whitened_with_what_training_learnt(trained, config):
