@@ -114,7 +114,7 @@ class Embeddings:
     """Both steps of one run. `wants` tells whose pictures are needed, `cut` and `embed` are the stages of a flow, `put` takes a unit,
     `finish` closes the steps.
 
-    detections: fingerprints of the steps detections/<kind>. No model is loaded before the first box comes. Raises UserError
+    detections: fingerprints of the steps detections/<kind>. No embedder is loaded before the first box comes. Raises UserError
     where the config does not fit the trained embedders.
     """
 

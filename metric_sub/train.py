@@ -1,7 +1,8 @@
 """Trains the embedders, one after the other: `python -m metric_sub.train --config C --data D --work W`, in several processes
 by accelerate's launcher.
 
-Writes <work>/weights/<name> for each (weights.safetensors, model.json, log.csv, curves.png), best recall@1 first served. A killed
+Writes <work>/weights/<name> for each (weights.safetensors, model.json, log.csv, curves.png), best recall@1 first served, and
+before them <work>/weights/whitening, where the config whitens a descriptor. A killed
 run goes on at its last checkpoint; finished models are reused unless config or data changed.
 """
 
@@ -32,7 +33,7 @@ from metric_sub.losses import EmbeddingLoss, build_loss, views_loss
 from metric_sub.plan import plan_of
 from metric_sub.replay import HardestBatch
 from metric_sub.snapshots import Snapshots, average_networks
-from metric_sub.training_crops import crops_for, cut_training_crops
+from metric_sub.training_crops import crops_for, cut_training_crops, room_and_side
 from metric_sub.whitening import FOLDER as WHITENING
 from metric_sub.whitening import architecture_of, train_whitening, whitening_of
 from shared.cli import config_of, parse_options, run_entry, use_threads
@@ -135,6 +136,7 @@ def _learnt_from(settings: Whitening, config: Config, content: dict) -> dict:
     """What the whitening depends on; content: the fingerprint of the data."""
     return {
         "architecture": architecture_of(settings),
+        "crops": room_and_side(config),
         "parts": config.embed_train.parts,
         "frames": config.embed_train.frames.model_dump(),
         "seed": config.seed,

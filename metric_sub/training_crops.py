@@ -49,10 +49,7 @@ def cut_training_crops(
         boxes = _with_tracks(boxes)
     if not any(phase.task == "views" for model in models for phase in model.phases):
         boxes = boxes[boxes["product"] != 0]
-    margin = config.embed.crop_margin
-    jitter = max(settings.box_jitter for settings in config.embed_train.augment.values())
-    room = margin + (1 + 2 * margin) * jitter  # sides move by shares of the box with its margin
-    side = 2 * max(InputRule.of(model, config.embed).size for model in config.embedders)
+    room, side = room_and_side(config)
     depends = {
         "boxes": table_fingerprint(boxes.drop(columns="picture")),
         "media": media_fingerprint(dataset.media),
@@ -78,6 +75,14 @@ def cut_training_crops(
     crops = step.table("table", {"media_id": "str", "kind": "str", "crop": "str", "frame_index": "int64", **dict.fromkeys(BOX, "float32")})
     check_places(crops.crop, step.folder)
     return crops.assign(crop=[str(step.folder / crop) for crop in crops.crop])
+
+
+def room_and_side(config: Config) -> tuple[float, int]:
+    """What is around the box in a training crop, in shares of its sides, and the crop's largest short side in pixels."""
+    margin = config.embed.crop_margin
+    jitter = max(settings.box_jitter for settings in config.embed_train.augment.values())
+    room = margin + (1 + 2 * margin) * jitter  # sides move by shares of the box with its margin
+    return room, 2 * max(InputRule.of(model, config.embed).size for model in config.embedders)
 
 
 def crops_for(crops: pd.DataFrame, settings: EmbedTrain) -> pd.DataFrame:

@@ -57,7 +57,7 @@ def cast_votes(photos: pd.DataFrame, videos: pd.DataFrame, distances: np.ndarray
 
 
 def _categorical_text(column: pd.Series) -> pd.api.extensions.ExtensionArray:
-    return (column.astype("category") if pd.api.types.is_string_dtype(column) else column).array
+    return (column.astype("str").astype("category") if pd.api.types.is_string_dtype(column) else column).array
 
 
 def match_items(

@@ -24,10 +24,15 @@ log = logging.getLogger("whitening")
 
 FOLDER = "whitening"  # of the weights folder
 MOST_BOXES = 20_000  # to learn from, which bounds the memory
-DECAY = 1e-9  # of the largest eigenvalue: what lies below it is rounding
+LEAST_VARIANCE = 1e-9  # in all: boxes of unit length that differ by less are equal
+LEAST_SHARE = 1e-9  # of the largest eigenvalue: what lies below it is rounding
 
 
-@dataclass(frozen=True)
+class NothingToLearn(ValueError):
+    pass
+
+
+@dataclass(frozen=True, eq=False)
 class Descriptors:
     """weights: name -> what a descriptor counts beside an embedder. maps: name -> (its length, values) float32, for those that are
     whitened. sha256: of the maps' file, None without one."""
@@ -57,8 +62,18 @@ class Descriptors:
 
 
 def whiten(vectors: np.ndarray, linear_map: np.ndarray | None) -> np.ndarray:
-    """(N, D) by a map (D, K), each row of unit length again: (N, K); without a map as they are."""
-    return vectors if linear_map is None else unit_rows(vectors @ linear_map)
+    """(N, D) by a map (D, K), each row of unit length again: (N, K); without a map as they are.
+
+    Row by row, of its values that are not 0, of which a histogram has few. A matrix product would give last bits that depend on
+    the rows beside it, and start BLAS's threads beside those that embed.
+    """
+    if linear_map is None:
+        return vectors
+    mapped = np.zeros((len(vectors), linear_map.shape[1]), np.float32)
+    for row, vector in zip(mapped, vectors, strict=True):
+        bins = np.flatnonzero(vector)
+        row[:] = (vector[bins, None] * linear_map[bins]).sum(axis=0)
+    return unit_rows(mapped)
 
 
 def fit_whitening(
@@ -68,10 +83,10 @@ def fit_whitening(
 
     vectors (N, D) of unit length; products (N,), what each shows; kinds (N,), 'photo' or 'video'. S is the covariance around the
     mean of the own product, averaged over the products that have two boxes or more; in each, its photos together weigh as much as its
-    video frames, where it has both. The map is (S + shrinkage * trace(S) / D * I)^(-1/2), turned so that its columns fall
-    in the energy of the mapped boxes at unit length, of which the first are kept.
+    video frames, where it has both. The map is (S + shrinkage * trace(S) / D * I)^(-1/2), turned so that its columns are
+    sorted by falling energy (about 0) of the mapped boxes at unit length; the first are kept.
 
-    Raises ValueError where no product has two boxes that differ.
+    Raises NothingToLearn where no product has two boxes that differ.
     """
     order = np.argsort(products, kind="stable")
     vectors, kinds = vectors[order].astype(np.float64), kinds[order]
@@ -85,11 +100,11 @@ def fit_whitening(
     several = np.bincount(product) > 1
     dimension = vectors.shape[1]
     within = apart.T @ apart / max(several.sum(), 1)
-    if not np.trace(within) > DECAY:
-        raise ValueError("no product has two boxes that differ")
+    if not np.trace(within) > LEAST_VARIANCE:
+        raise NothingToLearn("no product has two boxes that differ")
     within += shrinkage * np.trace(within) / dimension * np.eye(dimension)
     energies, axes = np.linalg.eigh(within)
-    linear_map = (axes / np.sqrt(np.maximum(energies, DECAY * energies[-1]))) @ axes.T
+    linear_map = (axes / np.sqrt(np.maximum(energies, LEAST_SHARE * energies[-1]))) @ axes.T
     mapped = unit_rows(vectors @ linear_map)
     turned = np.linalg.eigh(mapped.T @ mapped)[1][:, ::-1][:, :values]
     return (linear_map @ turned).astype(np.float32)
@@ -120,17 +135,22 @@ def train_whitening(crops: pd.DataFrame, settings: Whitening, seed: int, max_pix
             name: fit_whitening(np.concatenate(vectors[name]), products, kinds, settings.shrinkage, settings.values)
             for name in names
         }
-    except ValueError as error:
+    except NothingToLearn as error:
         raise UserError(
             f"descriptors.whitening: {error}, nothing to learn from. Label a product in two pictures, or set it to null."
         ) from None
-    description = {"kind": FOLDER, "architecture": architecture_of(settings), "boxes": len(crops), "products": len(set(products))}
-    save_weights(folder, _network({name: torch.from_numpy(linear_map) for name, linear_map in maps.items()}), description)
+    save_whitening(folder, maps, settings, {"boxes": len(crops), "products": len(set(products))})
     log.info("%s: learnt from %d boxes of %d products", folder, len(crops), len(set(products)))
 
 
+def save_whitening(folder: Path, maps: dict[str, np.ndarray], settings: Whitening, facts: dict) -> None:
+    """maps: of every descriptor that is whitened, (its length, min(settings.values, its length)) float32."""
+    network = _network({name: torch.from_numpy(linear_map) for name, linear_map in maps.items()})
+    save_weights(folder, network, {"kind": FOLDER, "architecture": architecture_of(settings), **facts})
+
+
 def _drawn(crops: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """All boxes of products, drawn in a random order, up to MOST_BOXES; of the first product not more than that."""
+    """The boxes of products in a random order of the products, the first MOST_BOXES of them."""
     products = crops["product"].unique()
     place = pd.Series(np.random.default_rng(seed).permutation(len(products)), index=products)
     order = np.argsort(crops["product"].map(place).to_numpy(), kind="stable")
@@ -163,7 +183,7 @@ def load_descriptors(settings: DescriptorSettings, weights: Path) -> Descriptors
     load_weights(weights / FOLDER, network)
     maps = {name: linear_map.numpy() for name, linear_map in network.named_buffers() if name in wanted}
     for name, linear_map in maps.items():
-        if linear_map.dtype != np.float32 or not np.isfinite(linear_map).all():
+        if not np.isfinite(linear_map).all():
             raise UserError(f"{weights / FOLDER / 'weights.safetensors'}: {name}: expected finite numbers. Train again or restore the file.")
     return Descriptors(wanted, maps, description["sha256"])
 

@@ -182,7 +182,7 @@ class Embed(Section):
 class Whitening(Section):
     """What training learns for the colour descriptors: how colours of one product differ from picture to picture."""
 
-    shrinkage: Positive  # of that covariance towards equal variances; small: trust the training boxes
+    shrinkage: Annotated[float, Field(gt=0, le=1000)]  # of that covariance towards equal variances; small: trust the training boxes
     values: Count  # that a whitened descriptor keeps, the most telling ones
 
 

@@ -6,8 +6,10 @@ import pytest
 
 import benchmarks.pipeline
 import benchmarks.scaling
-from benchmarks._runs import link_some
-from shared.config import dump_config
+from benchmarks._runs import draw_weights, link_some
+from metric_sub.embeddings import read_trained
+from metric_sub.whitening import load_descriptors
+from shared.config import DescriptorSettings, Whitening, dump_config
 from shared.dataset import read_media
 from shared.errors import UserError
 from tests.limits import LIMITS
@@ -35,3 +37,11 @@ def test_both_benchmarks_of_whole_runs_run(plain_data, untrained, tiny_config, t
     monkeypatch.setattr(benchmarks.scaling, "TIMES", (1, 2))
     benchmarks.scaling.main([*common, "--weights", str(untrained), "--videos", "1", "--photos", "1"])
     assert "2 videos" in capfd.readouterr().out
+
+
+def test_weights_that_are_drawn_have_all_that_inference_reads(tiny_config, tmp_path):
+    whitened = DescriptorSettings(gradient_histogram=0, colour_histogram=1, fine_colour_histogram=0, whitening=Whitening(shrinkage=1, values=9))
+    config = tiny_config.model_copy(update={"descriptors": whitened})
+    draw_weights(config, tmp_path)
+    read_trained(config, tmp_path)
+    assert load_descriptors(whitened, tmp_path).lengths == [9]
