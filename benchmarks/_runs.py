@@ -14,7 +14,7 @@ import torch
 from bbox_sub.detector import build_detector
 from benchmarks.side_by_side import Measured
 from metric_sub.embedder import build_embedder, save_embedder
-from metric_sub.whitening import FOLDER, architecture_of, save_whitening, whitening_of
+from metric_sub.whitening import FOLDER, map_shapes, save_whitening, whitening_of
 from shared.config import Config, Data
 from shared.dataset import read_media
 from shared.errors import UserError
@@ -31,9 +31,9 @@ def draw_weights(config: Config, folder: Path) -> None:
     for model in config.embedders:
         save_embedder(folder / model.name, [build_embedder(model, config.embed, load_pretrained=False)], model, config.embed, {}, 0)
     if settings := whitening_of(config.descriptors):
-        lengths, rng = architecture_of(settings)["lengths"], np.random.default_rng(config.seed)
-        maps = {name: rng.normal(size=(length, min(settings.values, length))) for name, length in lengths.items()}
-        save_whitening(folder / FOLDER, {name: drawn.astype(np.float32) for name, drawn in maps.items()}, settings, {})
+        rng = np.random.default_rng(config.seed)
+        maps = {name: rng.normal(size=shape).astype(np.float32) for name, shape in map_shapes(settings).items()}
+        save_whitening(folder / FOLDER, maps, settings, {})
 
 
 def link_some(data: Path, limits: Data, folder: Path, n_videos: int, n_photos: int, copies: int = 1) -> Path:

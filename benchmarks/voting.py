@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from metric_sub.vote import cast_votes, match_items
+from shared.config import load_config
+from shared.machine import PROJECT
 from shared.tables import BOX
 
 PHOTO_BOXES, VIDEO_BOXES = 10, 20
@@ -27,8 +29,7 @@ OPTIONS = {
     "assignment: optimal": {"assignment": "optimal"},
     "optimal, min_share: 0.1": {"assignment": "optimal", "min_share": 0.1},
 }
-NEIGHBOURS = 10
-OF_CPU_YAML = {"keep_quantile": 1.0, "vote_weight": "distance", "weight_scale": 0.1, "assignment": "optimal", "min_share": 0.1}
+CPU_YAML = PROJECT / "configs" / "cpu.yaml"
 ROUNDS = 3
 
 
@@ -40,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(photos)} photo boxes of {n_items} items, {len(videos)} video boxes; best of {ROUNDS}")
     print(f"{'':26}{'cast':>8}{'match':>8}{'sum':>8}  processor seconds")
     votes = time_options(OPTIONS, photos, videos, distances, indices)
-    time_options({f"cpu.yaml, {NEIGHBOURS} neighbours": OF_CPU_YAML}, photos, videos, *add_neighbours(distances, indices))
+    match = load_config(CPU_YAML).match
+    own_rule = {f"{CPU_YAML.name}, {match.neighbours} neighbours": {key: getattr(match, key) for key in RULE | PLAIN}}
+    time_options(own_rule, photos, videos, *add_neighbours(distances, indices, match.neighbours))
     part = votes.iloc[: max(n_items // 100, 1) * PHOTO_BOXES]
     plain = part.astype({"item_id": "str", "video_id": "str"})  # what such a loop would have: groups by text
     ours, by_loop = fastest(lambda: match_items(part, **RULE, **PLAIN)), fastest(lambda: match_by_loop(plain, **RULE))
@@ -84,10 +87,10 @@ def random_boxes(n_items: int) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, 
     return photos, videos, distances.clip(0, 2).astype(np.float32)[:, None], indices[:, None]
 
 
-def add_neighbours(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 1) -> (N, NEIGHBOURS): further boxes, drawn from all, ever farther."""
+def add_neighbours(distances: np.ndarray, indices: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 1) -> (N, n): further boxes, drawn from all, ever farther."""
     rng = np.random.default_rng(1)
-    shape = len(distances), NEIGHBOURS - 1
+    shape = len(distances), n - 1
     indices = np.hstack([indices, rng.integers(0, indices.max() + 1, shape)])
     distances = np.hstack([distances, np.sort(rng.normal(1.05, 0.08, shape), axis=1).clip(distances, 2)])
     return distances.astype(np.float32), indices

@@ -121,7 +121,7 @@ def train_whitening(crops: pd.DataFrame, settings: Whitening, seed: int, max_pix
     crops: as `cut_training_crops` gives them. max_pixels: of a picture. Raises UserError where they have no product with two boxes.
     """
     crops = _drawn(crops[crops["product"] > 0], seed)
-    names = [name for name, descriptor in DESCRIPTORS.items() if descriptor.whitens]
+    names = list(map_shapes(settings))
     vectors = {name: [] for name in names}
     with progress_bar(total=len(crops), title="whitening", unit="crop") as bar:
         for path, box in zip(crops.crop, crops[BOX].to_numpy(), strict=True):
@@ -144,7 +144,7 @@ def train_whitening(crops: pd.DataFrame, settings: Whitening, seed: int, max_pix
 
 
 def save_whitening(folder: Path, maps: dict[str, np.ndarray], settings: Whitening, facts: dict) -> None:
-    """maps: of every descriptor that is whitened, (its length, min(settings.values, its length)) float32."""
+    """maps: float32, of the shapes that `map_shapes` tells."""
     network = _network({name: torch.from_numpy(linear_map) for name, linear_map in maps.items()})
     save_weights(folder, network, {"kind": FOLDER, "architecture": architecture_of(settings), **facts})
 
@@ -158,8 +158,14 @@ def _drawn(crops: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def architecture_of(settings: Whitening) -> dict:
+    """What model.json says of the maps, and what a config must have alike."""
+    return {**settings.model_dump(), "lengths": {name: length for name, (length, _) in map_shapes(settings).items()}}
+
+
+def map_shapes(settings: Whitening) -> dict[str, tuple[int, int]]:
+    """Of every descriptor that is whitened: its length, and how many values its map gives."""
     lengths = {name: descriptor.length for name, descriptor in DESCRIPTORS.items() if descriptor.whitens}
-    return {**settings.model_dump(), "lengths": lengths}
+    return {name: (length, min(settings.values, length)) for name, length in lengths.items()}
 
 
 def read_whitening(settings: DescriptorSettings, weights: Path) -> dict | None:
@@ -178,8 +184,7 @@ def load_descriptors(settings: DescriptorSettings, weights: Path) -> Descriptors
     description = read_whitening(settings, weights)
     if description is None:
         return Descriptors(wanted)
-    values, lengths = (description["architecture"][key] for key in ("values", "lengths"))
-    network = _network({name: torch.empty(length, min(values, length)) for name, length in lengths.items()})
+    network = _network({name: torch.empty(shape) for name, shape in map_shapes(settings.whitening).items()})
     load_weights(weights / FOLDER, network)
     maps = {name: linear_map.numpy() for name, linear_map in network.named_buffers() if name in wanted}
     for name, linear_map in maps.items():

@@ -228,7 +228,6 @@ def test_new_photos_and_videos_are_all_that_is_detected_and_embedded(plain_data,
     assert not list(work.rglob("*.before"))
 
 
-@pytest.mark.slow  # tests/test_crashes.py kills trainings and infers too
 def test_killed_at_a_random_moment_it_ends_with_the_same_bytes(plain_data, untrained, tmp_path):
     started = time.monotonic()
     undisturbed = infer(plain_data, untrained, tmp_path / "calm").stdout

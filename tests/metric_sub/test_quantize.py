@@ -65,11 +65,7 @@ def test_int8_weights_are_made_told_reused_and_taken(options, caplog):
 @pytest.mark.parametrize(
     ("recalls", "words"),
     [
-        pytest.param(
-            (0.9, 0.7, 0.9, 0.9, 0.9, 0.9),
-            "recall@1: INT8 costs more than the limit of 0.1: 0.2000 .a. with 0 layers",
-            marks=pytest.mark.slow,
-        ),
+        ((0.9, 0.7, 0.9, 0.9, 0.9, 0.9), "recall@1: INT8 costs more than the limit of 0.1: 0.2000 .a. with 0 layers"),
         ((0.9, 0.85, 0.9, 0.7, 0.9, 0.9), "0.2000 .b. with 0"),
         ((0.9, 0.9, 0.9, 0.9, 0.9, 0.7), "0.2000 .all together. with 0"),
     ],
