@@ -16,7 +16,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from bbox_sub.pooling import pool_boxes
+from bbox_sub.pooling import pool_in_any_order
 from bbox_sub.rcnn import STRIDES, level_of_boxes
 from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
 
@@ -104,11 +104,11 @@ class CompiledDetector:
         return self._workers.map(self._detect, pictures)
 
     def pooled_proposals(self, pictures: list[Tensor]) -> list[Tensor]:
-        """What the box head is given for each of the pictures: (P, side * side * C) float32."""
+        """What the box head is given for each of the pictures: (P, side * side * C) float32, the proposals in any order."""
 
         def pooled(front: Request, _, picture: Tensor) -> Tensor:
             _, levels, boxes = self._look(front, picture)
-            return self._pool(levels, boxes)
+            return self._pool(levels, boxes)[0]
 
         return self._workers.map(pooled, pictures)
 
@@ -124,7 +124,9 @@ class CompiledDetector:
         images, levels, boxes = self._look(front, picture)
         if not len(boxes):
             return {"boxes": boxes, "scores": boxes[:, 0], "labels": torch.zeros(0, dtype=torch.int64)}
-        logits, deltas = box_head(self._pool(levels, boxes))
+        pooled, box_of = self._pool(levels, boxes)
+        back = box_of.argsort()
+        logits, deltas = (each[back] for each in box_head(pooled))
         found = self._heads.postprocess_detections(logits, deltas, [boxes], images.image_sizes)
         return dict(zip(("boxes", "scores", "labels"), (of_picture[0] for of_picture in found), strict=True))
 
@@ -135,11 +137,12 @@ class CompiledDetector:
         proposals = self._rpn.box_coder.decode(deltas, anchors).reshape(1, -1, 4)
         return self._rpn.filter_proposals(proposals, logits, images.image_sizes, n_per_level)[0]
 
-    def _pool(self, levels: list[Tensor], boxes: Tensor) -> Tensor:
-        """(N, side * side * C) in the order of the boxes (N, 4)."""
-        level_of = level_of_boxes(boxes, len(levels))
-        pooled = boxes.new_zeros(len(boxes), self._side**2, levels[0].shape[-1])
+    def _pool(self, levels: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, side * side * C) of the boxes (N, 4) in any order, and which box each row is (N,)."""
+        level_of, pooled, box_of = level_of_boxes(boxes, len(levels)), [], []
         for number, (level, stride) in enumerate(zip(levels, STRIDES, strict=False)):
             places = torch.where(level_of == number)[0]
-            pooled[places] = pool_boxes(level, torch.zeros_like(places), boxes[places], stride, self._side)
-        return pooled.flatten(1)
+            of_level, order = pool_in_any_order(level, torch.zeros_like(places), boxes[places], stride, self._side)
+            pooled.append(of_level)
+            box_of.append(places[order])
+        return torch.cat(pooled).flatten(1), torch.cat(box_of)

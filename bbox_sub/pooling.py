@@ -17,24 +17,33 @@ def pool_boxes(maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int
     of which a cell spans `stride` on each axis. A box's result does not depend on the other boxes. Boxes without area give zeros.
     Gradients go to the maps, as in roi_align.
     """
+    pooled, box_of = pool_in_any_order(maps, picture_of, boxes_xyxy, stride, side)
+    return pooled[box_of.argsort()]
+
+
+def pool_in_any_order(
+    maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int, side: int
+) -> tuple[Tensor, Tensor]:
+    """What `pool_boxes` gives, in the order that costs no copy, and which box each row is: (N, side * side, C), (N,) int64."""
     _, height, width, channels = maps.shape
     if not len(boxes_xyxy):
-        return maps.new_zeros(0, side * side, channels)
+        return maps.new_zeros(0, side * side, channels), torch.zeros(0, dtype=torch.int64)
     boxes = boxes_xyxy.detach() / stride - 0.5  # in cells
     rows, row_weights, n_rows = _taps(boxes[:, 1], boxes[:, 3] - boxes[:, 1], height, side)
     columns, column_weights, n_columns = _taps(boxes[:, 0], boxes[:, 2] - boxes[:, 0], width, side)
-    rows = rows + picture_of[:, None, None] * height
-    order, cells, weights, sizes = [], [], [], []
-    forms = torch.stack([n_rows, n_columns], dim=1)  # boxes of one form have bins of so many rows and columns
-    for form in forms.unique(dim=0):
-        places = torch.where((forms == form).all(dim=1))[0]
-        down, across = form.tolist()
-        cell = rows[places, :, None, :down, None] * width + columns[places, None, :, None, :across]
-        weight = row_weights[places, :, None, :down, None] * column_weights[places, None, :, None, :across]
-        order.append(places)
+    rows = (rows + picture_of[:, None, None] * height) * width
+    # Boxes of one form have bins of so many rows and columns.
+    forms, box_of = torch.stack([n_rows, n_columns], dim=1).unique(dim=0, return_inverse=True)
+    box_of, n_boxes = box_of.argsort(stable=True), box_of.bincount()
+    rows, row_weights, columns, column_weights = (each[box_of] for each in (rows, row_weights, columns, column_weights))
+    cells, weights, sizes, last = [], [], [], 0
+    for (down, across), n in zip(forms.tolist(), n_boxes.tolist(), strict=True):
+        here, last = slice(last, last + n), last + n
+        cell = rows[here, :, None, :down, None] + columns[here, None, :, None, :across]
+        weight = row_weights[here, :, None, :down, None] * column_weights[here, None, :, None, :across]
         cells.append(cell.flatten())
         weights.append(weight.flatten())
-        sizes.append(torch.full((len(places) * side * side,), down * across))
+        sizes.append(torch.full((n * side * side,), down * across))
     sizes = torch.cat(sizes)
     bins = functional.embedding_bag(
         torch.cat(cells),
@@ -43,7 +52,7 @@ def pool_boxes(maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int
         per_sample_weights=torch.cat(weights),
         mode="sum",
     )
-    return bins.reshape(-1, side * side, channels)[torch.cat(order).argsort()]
+    return bins.reshape(-1, side * side, channels), box_of
 
 
 def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,11 +64,14 @@ def _taps(start: Tensor, length: Tensor, n_cells: int, side: int) -> tuple[Tenso
     bins, samples = torch.arange(side)[:, None], torch.arange(max(1, int(in_bin.max())))
     step = (length / side)[:, None, None]
     at = start[:, None, None] + bins * step + (samples + 0.5) * step / in_bin.clamp(min=1)  # (N, side, S)
-    taken = (samples < in_bin) & (at >= -1) & (at <= n_cells)
+    weight = ((samples < in_bin) & (at >= -1) & (at <= n_cells)) / in_bin.clamp(min=1)
     at = at.clamp(0, n_cells - 1)
-    first, last = at[..., 0].floor().long(), torch.where(samples < in_bin, at, 0).amax(dim=2).floor().long()
-    n_taps = (last - first + 2).clamp(min=2).amax(dim=1)
-    cells = first[..., None] + torch.arange(int(n_taps.max()))  # (N, side, T)
-    share = (1 - (at[:, :, :, None] - cells[:, :, None, :]).abs()).clamp(min=0)  # (N, side, S, T): of a sample in a cell
-    weights = (share * taken[..., None]).sum(dim=2) / in_bin.clamp(min=1)
+    below = at.floor()
+    first = below[..., :1].long()
+    tap = torch.where(samples < in_bin, below.long() - first, 0)  # (N, side, S): a sample's upper of two cells
+    n_taps = tap.amax(dim=(1, 2)) + 2
+    weights = start.new_zeros(len(start), side, int(n_taps.max()))
+    weights.scatter_add_(2, tap, (1 - at + below) * weight)
+    weights.scatter_add_(2, tap + 1, (at - below) * weight)
+    cells = first + torch.arange(weights.shape[2])
     return cells.clamp(max=n_cells - 1), weights, n_taps

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bbox_sub.detector import build_detector
-from benchmarks.side_by_side import Measured
+from benchmarks.side_by_side import HUGE_PAGES, Measured
 from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.whitening import FOLDER, map_shapes, save_whitening, whitening_of
 from shared.config import Config, Data
@@ -56,12 +56,16 @@ def link_some(data: Path, limits: Data, folder: Path, n_videos: int, n_photos: i
     return folder
 
 
-def run_measured(module: str, arguments: list[object], measured: Measured) -> None:
+def run_measured(module: str, arguments: list[object], measured: Measured, *, small_pages: bool = False) -> None:
     """Runs `python -m module` to its end and adds its seconds, those of its processors, and the most memory that it and its children
-    held together (resident, what they share counted in each). Raises UserError where it fails."""
+    held together (resident, what they share counted in each). small_pages: without the huge pages that run.sh asks for.
+    Raises UserError where it fails."""
+    environment = {**os.environ, "VID2SHOP_QUIET": "1"}
+    if small_pages:
+        environment.pop(HUGE_PAGES, None)
     before, started = _children_seconds(), time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)], stdout=sys.stderr, env={**os.environ, "VID2SHOP_QUIET": "1"}
+        [sys.executable, "-m", module, *map(str, arguments)], stdout=sys.stderr, env=environment
     )
     peak, over = [0], threading.Event()
 

@@ -4,8 +4,8 @@
 
 Without --weights it is the full recipe's network (configs/wab.yaml, a VoVNet-99) with random weights whose batch norms fit the
 pictures, which are drawn; where NNCF is installed they calibrate INT8 weights too.
-Every side has the same weights and pictures and a process of its own. A picture of the first two is run
-by itself, as they come; ours has as many at work as it has streams. `found`: the share of the base's boxes that a side has with an
+Every side has the same weights and pictures and a process of its own. The first two are as they come: without huge pages, each
+picture by itself; ours has as many at work as it has streams. `found`: the share of the base's boxes that a side has with an
 IoU of 0.9 or more and the same label. Random weights have many boxes of nearly equal score, of which the last bits choose: `evaluate`
 with a trained detector, once per runtime.precision, tells what a precision costs in mAP.
 """
@@ -38,6 +38,7 @@ FULL_RECIPE = Path(__file__).resolve().parents[1] / "configs" / "wab.yaml"
 LEAST_SCORE = 0.05
 SAME_IOU = 0.9
 BASE = "torch eager"
+AS_IT_COMES = (BASE, "detectron2")
 LIMITS = {BASE: "torch f32", "detectron2": "torch f32", "f32": "openvino f32", "bf16": "openvino bf16", "int8": "openvino int8"}
 
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
             use_threads(options.threads)
             quantize_drawn(weights, pictures)
         sides = {name: partial(prepare, name, weights, pictures) for name in names}
-        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads)
+        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads, small_pages=AS_IT_COMES)
         model, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE, engine="torchvision")
         flop = flop_of(lambda: run_plain(model, pictures[:1]))
     base = measured[BASE].gave
@@ -85,7 +86,7 @@ def sides_here(weights: Path, drawn: bool) -> list[str]:
 
 def prepare(name: str, weights: Path, pictures: list[torch.Tensor]) -> Callable[[], list[dict]]:
     """A side's function, which gives each picture's boxes, scores and labels as arrays."""
-    if name in (BASE, "detectron2"):
+    if name in AS_IT_COMES:
         engine = "torchvision" if name == BASE else name
         model, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE, engine=engine)
         model, run = pooling_plainly(model), run_plain

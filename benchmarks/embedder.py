@@ -4,8 +4,8 @@
 
 Without --weights it is the full recipe's first embedder (configs/wab.yaml, an EfficientNet-B5) with random weights whose batch norms
 fit the crops, which are drawn; where NNCF is installed they calibrate INT8 weights too.
-Every side has the same weights and crops and a process of its own; torch takes all crops of a call
-as one batch, ours each by itself. `cosine`: the least of a side's vectors with the base's. A network of random weights exaggerates
+Every side has the same weights and crops and a process of its own; torch, without huge pages, takes all crops of a call as one
+batch, ours each by itself. `cosine`: the least of a side's vectors with the base's. A network of random weights exaggerates
 small differences; --weights names a trained one.
 """
 
@@ -35,6 +35,7 @@ from shared.weights import read_description
 from shared.work import Step
 
 BASE = "timm eager"
+AS_IT_COMES = (BASE, "torch.compile")
 LIMITS = {BASE: "torch f32", "torch.compile": "torch f32", "f32": "openvino f32", "bf16": "openvino bf16", "int8": "openvino int8"}
 
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             use_threads(options.threads)
             quantize_drawn(weights, crops)
         sides = {name: partial(prepare, name, weights, crops) for name in names}
-        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads)
+        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads, small_pages=AS_IT_COMES)
         [plain] = load_embedders(weights, runtime=PLAIN, flip=False)
         flop = flop_of(lambda: run_torch(plain.net, crops[:1]))
     base = measured[BASE].gave
@@ -83,7 +84,7 @@ def sides_here(weights: Path, drawn: bool) -> list[str]:
 
 def prepare(name: str, weights: Path, crops: np.ndarray) -> Callable[[], np.ndarray]:
     """A side's function, which gives the crops' vectors (B, D)."""
-    if name in (BASE, "torch.compile"):
+    if name in AS_IT_COMES:
         [plain] = load_embedders(weights, runtime=PLAIN, flip=False)
         return partial(run_torch, plain.net if name == BASE else torch.compile(plain.net), crops)
     [ours] = load_embedders(weights, runtime=Runtime("openvino", name, "cpu", ""), flip=False)

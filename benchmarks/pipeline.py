@@ -5,7 +5,7 @@
 
 With --random the config's networks get random weights, and thresholds that let the best three boxes of each picture through:
 their answers mean nothing, their time does. Both sides run in turns, each time as a process with an empty work folder, and
-their answers are compared.
+their answers are compared. The plain way has no huge pages.
 """
 
 import argparse
@@ -60,7 +60,8 @@ def compare(options: argparse.Namespace, data: Path, weights: Path, scratch: Pat
     out = scratch / "plain.json"
     for number in range(options.rounds):
         work = scratch / f"work-{number}"
-        run_measured("benchmarks._plain_pipeline", [*common, "--out", out, *options.overrides], measured["plain"])
+        plain = [*common, "--out", out, *options.overrides]
+        run_measured("benchmarks._plain_pipeline", plain, measured["plain"], small_pages=True)
         run_measured("infer", [*common, "--work", work, *options.overrides], measured["vid2shop"])
     media = pd.read_parquet(work / "media" / "table.parquet")
     videos = media[media.kind == "video"]

@@ -18,7 +18,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,7 @@ LIBRARIES = (
     "detectron2",
 )
 SIDE = 1024  # rows and columns of the matrices that are multiplied
+HUGE_PAGES = "GLIBC_TUNABLES"  # the variable by which run.sh has glibc ask for huge pages
 MULTIPLICATIONS = 100  # of which the fastest counts: a limit, not a habit
 
 Prepare = Callable[[], Callable[[], object]]
@@ -64,14 +65,24 @@ class Measured:
 
 
 def measure(
-    sides: dict[str, Prepare], *, rounds: int, warm_up: int = 1, in_children: bool = False, threads: int = 0
+    sides: dict[str, Prepare],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    in_children: bool = False,
+    threads: int = 0,
+    small_pages: Collection[str] = (),
 ) -> dict[str, Measured]:
     """Each side called `warm_up` times untimed and then once in each of the rounds, the sides in turns.
 
-    In children each side has `threads` threads (0: every core), and what its calls give must be picklable.
+    In children each side has `threads` threads (0: every core), and what its calls give must be picklable; those of `small_pages`
+    have their memory as any program has it, the others as run.sh asks for it.
     """
     measured = {name: Measured() for name in sides}
-    runners = {name: _Child(prepare, threads) if in_children else _Here(prepare) for name, prepare in sides.items()}
+    runners = {
+        name: _Child(prepare, threads, small_pages=name in small_pages) if in_children else _Here(prepare)
+        for name, prepare in sides.items()
+    }
     try:
         for number in range(warm_up + rounds):
             for name, runner in runners.items():
@@ -107,11 +118,14 @@ class _Here:
 class _Child:
     """A side in a process of its own, which answers one call at a time."""
 
-    def __init__(self, prepare: Prepare, threads: int):
+    def __init__(self, prepare: Prepare, threads: int, small_pages: bool):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, threads, theirs), daemon=True)
+        asked = os.environ.pop(HUGE_PAGES, None) if small_pages else None
         self._process.start()
+        if asked is not None:
+            os.environ[HUGE_PAGES] = asked
         theirs.close()
         self._answer()
 

@@ -252,4 +252,6 @@ def from_torch(network: torch.nn.Module, *examples: torch.Tensor) -> ov.Model:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and OpenVINO's converter still takes it
         free = [ov.PartialShape([-1] * example.ndim) for example in examples]
-        return ov.convert_model(network.eval(), example_input=examples, input=free)
+        # OpenVINO would have torch trace and run it twice more to compare, which takes four times as long
+        traced = torch.jit.trace(network.eval(), examples, check_trace=False)
+        return ov.convert_model(traced, example_input=examples, input=free)

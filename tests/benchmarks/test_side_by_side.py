@@ -1,12 +1,22 @@
 """The harness of the benchmarks: turns, ratios, children, and what it says of the machine."""
 
 import json
+import os
 from functools import partial
 
 import pytest
 import torch
 
-from benchmarks.side_by_side import flop_of, machine_facts, matrix_limits, measure, publish, report_of, table_of
+from benchmarks.side_by_side import (
+    HUGE_PAGES,
+    flop_of,
+    machine_facts,
+    matrix_limits,
+    measure,
+    publish,
+    report_of,
+    table_of,
+)
 
 
 def counting(name, calls):
@@ -41,6 +51,17 @@ def test_children_have_memory_of_their_own_and_give_what_they_made():
     assert [side.gave for side in measured.values()] == [little, much]
     first, second = (side.peak_bytes for side in measured.values())
     assert 200_000_000 < second - first < 700_000_000
+
+
+def huge_pages():
+    return partial(os.environ.get, HUGE_PAGES, "")
+
+
+def test_sides_with_small_pages_have_them_alone(monkeypatch):
+    monkeypatch.setenv(HUGE_PAGES, "glibc.malloc.hugetlb=1")
+    sides = dict.fromkeys(["plain", "ours"], huge_pages)
+    measured = measure(sides, rounds=1, in_children=True, threads=1, small_pages=["plain"])
+    assert measured["plain"].gave == "" and measured["ours"].gave == os.environ[HUGE_PAGES] == "glibc.malloc.hugetlb=1"
 
 
 def test_a_child_that_dies_ends_the_benchmark(capfd):
