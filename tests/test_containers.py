@@ -72,6 +72,15 @@ def test_the_final_image_is_not_root_and_tells_what_it_is(package):
 
 
 @pytest.mark.parametrize("package", STAGES)
+def test_the_images_set_threads_and_pages_as_run_sh_does(package):
+    door = (PROJECT / "run.sh").read_text(encoding="utf-8")
+    by_default = dict(re.findall(r'^export (\w+)="\$\{\1:?-(.+?)\}"', door, re.MULTILINE))
+    assert by_default == {"OMP_WAIT_POLICY": "passive", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    words = {word for rest in rest_of(steps(package)[-1], "ENV") for word in shlex.split(rest)}
+    assert {f"{name}={value}" for name, value in by_default.items()} <= words
+
+
+@pytest.mark.parametrize("package", STAGES)
 def test_packages_are_installed_by_hash_and_from_this_stages_lock(package):
     install = steps(package)[1]
     runs = " ".join(rest_of(install, "RUN"))
