@@ -104,7 +104,8 @@ class CompiledDetector:
         return self._workers.map(self._detect, pictures)
 
     def pooled_proposals(self, pictures: list[Tensor]) -> list[Tensor]:
-        """What the box head is given for each of the pictures: (P, side * side * C) float32, the proposals in any order."""
+        """What the box head is given for each of the pictures: (P, side * side * C) float32, by level and by
+        the size of the proposals."""
 
         def pooled(front: Request, _, picture: Tensor) -> Tensor:
             _, levels, boxes = self._look(front, picture)
@@ -138,7 +139,7 @@ class CompiledDetector:
         return self._rpn.filter_proposals(proposals, logits, images.image_sizes, n_per_level)[0]
 
     def _pool(self, levels: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, side * side * C) of the boxes (N, 4) in any order, and which box each row is (N,)."""
+        """(N, side * side * C) of the boxes (N, 4), by level and size, and which box each row is (N,)."""
         level_of, pooled, box_of = level_of_boxes(boxes, len(levels)), [], []
         for number, (level, stride) in enumerate(zip(levels, STRIDES, strict=False)):
             places = torch.where(level_of == number)[0]

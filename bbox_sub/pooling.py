@@ -24,7 +24,8 @@ def pool_boxes(maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int
 def pool_in_any_order(
     maps: Tensor, picture_of: Tensor, boxes_xyxy: Tensor, stride: int, side: int
 ) -> tuple[Tensor, Tensor]:
-    """What `pool_boxes` gives, in the order that costs no copy, and which box each row is: (N, side * side, C), (N,) int64."""
+    """What `pool_boxes` gives, in an order that costs no copy and depends on the boxes alone, and which box each row is:
+    (N, side * side, C), (N,) int64."""
     _, height, width, channels = maps.shape
     if not len(boxes_xyxy):
         return maps.new_zeros(0, side * side, channels), torch.zeros(0, dtype=torch.int64)
@@ -33,8 +34,8 @@ def pool_in_any_order(
     columns, column_weights, n_columns = _taps(boxes[:, 0], boxes[:, 2] - boxes[:, 0], width, side)
     rows = (rows + picture_of[:, None, None] * height) * width
     # Boxes of one form have bins of so many rows and columns.
-    forms, box_of = torch.stack([n_rows, n_columns], dim=1).unique(dim=0, return_inverse=True)
-    box_of, n_boxes = box_of.argsort(stable=True), box_of.bincount()
+    forms, form_of = torch.stack([n_rows, n_columns], dim=1).unique(dim=0, return_inverse=True)
+    box_of, n_boxes = form_of.argsort(stable=True), form_of.bincount()
     rows, row_weights, columns, column_weights = (each[box_of] for each in (rows, row_weights, columns, column_weights))
     cells, weights, sizes, last = [], [], [], 0
     for (down, across), n in zip(forms.tolist(), n_boxes.tolist(), strict=True):

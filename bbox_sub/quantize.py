@@ -156,7 +156,8 @@ def read_calibration(chosen: pd.DataFrame, config: Config) -> list[torch.Tensor]
 def sources_of(
     network: torch.nn.Module, in_float: CompiledDetector, pictures: list[torch.Tensor]
 ) -> dict[str, Source]:
-    """Both parts of the detector with what calibrates them: the pictures, and proposals pooled from them, an even choice of each."""
+    """Both parts of the detector with what calibrates them: the pictures, and proposals pooled from them, of each an even choice by
+    level and size."""
     pooled = []
     for picture in pictures:  # one by one: all proposals of all pictures are too many to hold
         [given] = in_float.pooled_proposals([picture])  # (P, side * side * C)

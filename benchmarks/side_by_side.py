@@ -123,9 +123,11 @@ class _Child:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, threads, theirs), daemon=True)
         asked = os.environ.pop(HUGE_PAGES, None) if small_pages else None
-        self._process.start()
-        if asked is not None:
-            os.environ[HUGE_PAGES] = asked
+        try:
+            self._process.start()
+        finally:
+            if asked is not None:
+                os.environ[HUGE_PAGES] = asked
         theirs.close()
         self._answer()
 

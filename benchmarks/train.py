@@ -3,7 +3,8 @@
     bash run.sh bench train --config configs/cpu.yaml --data DATA [--steps 30] [--rounds 3]
 
 The plain loops make each batch where they train on it and compute in float32; ours are the verb's own processes, whose steps' times
-stand in their TensorBoard events. Medians of the steps, evaluation and start-up left out. The trainings run in turns.
+stand in their TensorBoard events. Medians of the steps, evaluation and start-up left out. The trainings run in turns, all with the
+huge pages that run.sh asks for.
 """
 
 import argparse

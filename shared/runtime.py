@@ -16,6 +16,7 @@ from typing import Literal
 
 import openvino as ov
 import torch
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
 from shared.config import RuntimeChoice
 from shared.errors import UserError
@@ -252,6 +253,6 @@ def from_torch(network: torch.nn.Module, *examples: torch.Tensor) -> ov.Model:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and OpenVINO's converter still takes it
         free = [ov.PartialShape([-1] * example.ndim) for example in examples]
-        # OpenVINO would have torch trace and run it twice more to compare, which takes four times as long
-        traced = torch.jit.trace(network.eval(), examples, check_trace=False)
+        # torch would trace and run it twice more to compare, which takes four times as long
+        traced = TorchScriptPythonDecoder(network.eval(), example_input=examples, trace_kwargs={"check_trace": False})
         return ov.convert_model(traced, example_input=examples, input=free)

@@ -57,6 +57,16 @@ def test_a_plane_is_read_off_at_the_bins_centres():
     assert torch.allclose(pooled[:, 0, 1], (24 + 4 * centres) / 4 - 0.5, atol=1e-5)
 
 
+def test_any_order_names_the_box_of_each_row():
+    generator = torch.Generator().manual_seed(2)
+    corners = torch.rand(40, 2, 2, generator=generator) * 90
+    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+    maps = random_level(20, 25)[None]
+    pooled, box_of = pooling.pool_in_any_order(maps, torch.zeros(40, dtype=torch.int64), boxes, 4, SIDE)
+    assert sorted(box_of.tolist()) == list(range(40)) != box_of.tolist()
+    assert torch.allclose(pooled, by_torchvision(maps[0], boxes, 4)[box_of], atol=1e-4)
+
+
 def test_a_box_gives_the_same_bits_in_any_company():
     boxes, level = many_boxes(40, 200.0, seed=2), random_level(50, 50)
     together = pool_boxes(level, boxes, 4, SIDE)
