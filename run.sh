@@ -8,7 +8,7 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1  # safe: no package of the caller's folder hides one of ours
 export VID2SHOP_DOOR=$$  # what runs for this script ends when this script is killed
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"  # threads that spin while they wait starve the data workers on few cores
-export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"  # huge pages: with small ones the kernel takes longer to give tensors their memory than we to fill it
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"  # huge pages: handing over small ones takes longer than filling them
 
 usage() {
     cat <<'END'
