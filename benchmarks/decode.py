@@ -4,8 +4,9 @@
 
 A 720p H.264 video with B-frames is made of the frames of --video, or of a drawn scene, and frames 80, 100, ..., 380 are read. With
 --folder every file in it is read too, every 20th frame up to 380. All sides decode with two threads and give the same frames:
-`opencv` and `grab` (grab and retrieve) by OpenCV, `decord` where it is installed and survives the file, `pyav` decodes every
-frame up to the last wanted one and converts the wanted ones. CPU ms of a side are those of its process, all threads.
+`opencv` and `pyav` read all, that is they decode and convert every frame up to the last wanted one; `grab` (OpenCV's grab and
+retrieve) and `pyav wanted` decode them too but convert the wanted ones alone; `decord` takes part where it is installed and
+survives the file. CPU ms of a side are those of its process, all threads.
 """
 
 import argparse
@@ -66,7 +67,8 @@ def compare(path: Path, wanted: list[int], rounds: int) -> dict:
         "opencv": read_by_opencv,
         "grab": read_by_grab,
         "decord": read_by_decord,
-        "pyav": read_by_pyav,
+        "pyav": functools.partial(read_by_pyav, convert_all=True),
+        "pyav wanted": functools.partial(read_by_pyav, convert_all=False),
         "ours": read_by_us,
     }
     if not decord_survives(path, wanted):
@@ -127,17 +129,19 @@ def decord_survives(path: Path, wanted: list[int]) -> bool:
     return ended.returncode == 0
 
 
-def read_by_pyav(path: str, wanted: list[int]) -> Frames:
-    """Decodes every frame up to the last wanted one and converts the wanted ones."""
+def read_by_pyav(path: str, wanted: list[int], *, convert_all: bool) -> Frames:
+    """Decodes every frame up to the last wanted one and converts the wanted ones, or all."""
     frames = {}
     with av.open(f"file:{path}") as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "FRAME", THREADS
         try:
             for index, frame in enumerate(container.decode(stream)):
-                if index in wanted:
+                if convert_all or index in wanted:
                     turns = round(frame.rotation / 90) % 4
-                    frames[index] = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+                    image_rgb = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+                if index in wanted:
+                    frames[index] = image_rgb
                 if index >= wanted[-1]:
                     break
         except av.FFmpegError:
