@@ -76,7 +76,7 @@ help_of() {
         export-weights) echo "usage: bash run.sh export-weights --out FILE.pth [--weights DIR]"; echo "Writes the detector of DIR (default: work/weights) as a detectron2 checkpoint." ;;
         demo) echo "usage: bash run.sh demo [--work DIR]"; echo "Draws a data set, trains on it, infers, scores and reports, all in DIR (default: demo). About a quarter of an hour on two cores." ;;
         test) echo "usage: bash run.sh test [--stage detect|match] [pytest options]"; echo "Runs the tests. --stage runs those of one stage in .venv-detect or .venv-match, which is made anew with that stage's requirements and the tests' alone; --stage detect has those of shared/ too." ;;
-        bench) echo "usage: bash run.sh bench [NAME] [options]"; echo "Runs benchmarks/NAME.py; without a name lists them." ;;
+        bench) echo "usage: bash run.sh bench [NAME] [options]"; echo "Runs benchmarks/NAME.py; without a name lists them. \`bash run.sh bench NAME -h\` tells its options." ;;
         fuzz) echo "usage: bash run.sh fuzz [--minutes 1] [--seed N] [--seconds 20] [--videos DIR] [--out DIR] [PARSER ...]"; echo "Tries mutated files on every reader of what comes from outside, or on those named, for so many minutes each. Prints how many inputs each was given and what failed, and exits 1 where something did."
             echo "  --minutes N          for each parser (default: 1)"; echo "  --seed N             of the inputs; the same seed draws the same (default: drawn, and printed)"; echo "  --seconds N          that one input may take (default: 20)"; echo "  --videos DIR         mutate the videos of a folder in the place of drawn ones; wants --out"; echo "  --out DIR            where inputs that fail go (default: tests/fuzz/corpus, which the tests try again)" ;;
     esac
@@ -327,13 +327,14 @@ case "$verb" in
     -h|--help|help) usage; exit 0 ;;
     *) [ -z "$verb" ] || echo "error: unknown verb '$verb'" >&2; usage >&2; exit 2 ;;
 esac
-if [ "$verb" != test ]; then  # pytest has its own -h
-    for word in "$@"; do
-        case "$word" in -h|--help) help_of "$verb"; exit 0 ;; esac
-    done
-elif [ "${1:-}" = -h ]; then
-    help_of test; exit 0
-fi
+case "$verb:${1:-}" in
+    test:-h|bench:-h|bench:--help) help_of "$verb"; exit 0 ;;
+    test:*|bench:*) ;;  # pytest and each benchmark have their own -h
+    *)
+        for word in "$@"; do
+            case "$word" in -h|--help) help_of "$verb"; exit 0 ;; esac
+        done ;;
+esac
 if [ "${RUNNER:-local}" != docker ] || [[ "$verb" != train && "$verb" != infer ]]; then setup; fi
 case "$verb" in
     setup) ;;

@@ -18,6 +18,7 @@ def main() -> None:
     name = sys.argv[1]
     if name not in modules:
         raise UserError(f"bench: expected one of {', '.join(modules)}, found {name!r}.")
+    sys.argv[0] = f"bash run.sh bench {name}"  # what argparse calls the program
     importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:])
 
 

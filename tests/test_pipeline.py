@@ -74,6 +74,11 @@ def test_every_verb_has_help(verb):
     assert ended.returncode == 0 and ended.stdout.startswith(f"usage: bash run.sh {verb}")
 
 
+def test_a_benchmark_has_its_own_help():
+    ended = run("bench", "pipeline", "-h")
+    assert ended.returncode == 0 and ended.stdout.startswith("usage: bash run.sh bench pipeline") and "--photos" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
