@@ -24,7 +24,7 @@ from bbox_sub.evaluate import evaluate_detector
 from bbox_sub.shares import BatchShares, WholeBatch
 from bbox_sub.targets import DetectorBatches, LabelledPicture, count_boxes, labelled_pictures
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, DetectorTrain
+from shared.config import Config, DetectorTrain, save_config
 from shared.dataset import Dataset, content_fingerprint
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
@@ -43,6 +43,7 @@ from shared.training import (
     finished,
     forget_finished,
     hold_for_training,
+    keep_earlier,
     make_optimizer,
     mark_finished,
     tell_precision,
@@ -93,9 +94,12 @@ def prepare(
         "data": config.data.model_dump(exclude=LIMITS),
         **content_fingerprint(used),
     }
-    if finished(folder, depends) and not options.fresh:
-        log.info("%s: reused, it was trained with this config on this data", folder)
-        return None
+    if not options.fresh:
+        keep_earlier(options.weights, {folder: depends})
+        if finished(folder, depends):
+            log.info("%s: reused, it was trained with this config on this data", folder)
+            return None  # the config beside the weights may still be that of embedders: stage 2 renews it
+    save_config(options.weights, config)
     if options.fresh:
         forget_finished(folder)
     cut = extract_labelled_frames(used, options.work, config.data, options.fresh)

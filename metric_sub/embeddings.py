@@ -45,7 +45,6 @@ WINDOW_BYTES = 64 * 2**20  # of crops that are embedded at once
 def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
     """Each embedder's folder and its model.json, in the config's order. Raises UserError where config and training differ, in
     what the descriptors learnt too."""
-    read_whitening(config.descriptors, weights)
     trained = {weights / model.name: read_description(weights / model.name) for model in config.embedders}
     for (folder, description), model in zip(trained.items(), config.embedders, strict=True):
         read_embedder(folder)  # refuses what is no embedder
@@ -54,6 +53,7 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
             folder, architecture["model"], model.model_dump(), set(architecture["model"]) - {"backbone", "input_size", "aspect_groups"}
         )
         refuse_other_architecture(folder, architecture["shape"], config.embed.model_dump(), INFERENCE_KEYS)
+    read_whitening(config.descriptors, weights)
     return trained
 
 

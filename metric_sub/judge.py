@@ -20,6 +20,8 @@ from metric_sub.histogram import NO_CUT_OFF
 from metric_sub.labelled import labelled_boxes, match_and_score
 from metric_sub.score import LEVELS
 from metric_sub.vectors import describe_boxes, join_models
+from metric_sub.whitening import FOLDER as WHITENING
+from metric_sub.whitening import read_whitening
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Data, Match, Score
 from shared.dataset import named_parts, read_dataset, warn_of_training
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(config.threads)
     runtime = choose_runtime(config.runtime)
     folder = options.work / "evaluation"
-    trained = read_trained(config, options.weights)
+    trained, whitening = read_trained(config, options.weights), read_whitening(config.descriptors, options.weights)
     with locked(options.work):
         dataset = named_parts(read_dataset(options.data, config.data), options.part, options.data)
         warn_of_training(dataset, config.embed_train.parts)
@@ -93,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
             "data": str(options.data),
             "parts": sorted(set(dataset.media.part)),
             "frames": sorted(boxes.frame_index[~sides.photo].unique().tolist()),
-            "weights": {path.name: description["sha256"] for path, description in trained.items()},
+            "weights": {path.name: description["sha256"] for path, description in trained.items()}
+            | ({WHITENING: whitening["sha256"]} if whitening else {}),
             "queries": int(sides.query.sum()),
             "without_photo": int((~sides.photo & (boxes.instance_id > 0) & ~sides.query).sum()),
             "gallery": int(sides.photo.sum()),

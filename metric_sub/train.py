@@ -37,7 +37,7 @@ from metric_sub.training_crops import crops_for, cut_training_crops, room_and_si
 from metric_sub.whitening import FOLDER as WHITENING
 from metric_sub.whitening import architecture_of, train_whitening, whitening_of
 from shared.cli import config_of, parse_options, run_entry, use_threads
-from shared.config import Config, Embedder, EmbedPhase, EmbedTrain, Whitening
+from shared.config import Config, Embedder, EmbedPhase, EmbedTrain, Whitening, save_config
 from shared.dataset import content_fingerprint
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
@@ -56,6 +56,7 @@ from shared.training import (
     finished,
     forget_finished,
     hold_for_training,
+    keep_earlier,
     make_optimizer,
     mark_finished,
     tell_precision,
@@ -94,9 +95,8 @@ def prepare(
         check_batch_size(model, settings.phases, n_processes)
     hold_for_training(options, held)
     used, parts = training_data(options, config, config.embed_train.parts)
-    left = []
-    for model in config.embedders:
-        depends = {
+    depends = {
+        model.name: {
             "model": model.model_dump(exclude={"train"}),
             "pretrained": pretrained_sha256(model.pretrained),
             "embed": config.embed.model_dump(exclude=INFERENCE_KEYS),
@@ -104,12 +104,20 @@ def prepare(
             "data": config.data.model_dump(exclude=LIMITS),
             **content_fingerprint(used),
         }
-        if finished(options.weights / model.name, depends) and not options.fresh:
-            log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
-        else:
-            left.append((model, depends))
+        for model in config.embedders
+    }
     whitening, settings = options.weights / WHITENING, whitening_of(config.descriptors)
     learnt_from = settings and _learnt_from(settings, config, content_fingerprint(used))
+    if not options.fresh:
+        made_of = depends | ({WHITENING: learnt_from} if settings else {})
+        keep_earlier(options.weights, {options.weights / name: of_it for name, of_it in made_of.items()})
+    save_config(options.weights, config)
+    left = []
+    for model in config.embedders:
+        if finished(options.weights / model.name, depends[model.name]) and not options.fresh:
+            log.info("%s: reused, it was trained with this config on this data", options.weights / model.name)
+        else:
+            left.append((model, depends[model.name]))
     whitens = settings is not None and (options.fresh or not finished(whitening, learnt_from))
     if not left and not whitens:
         return [], None, None

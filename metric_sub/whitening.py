@@ -173,6 +173,11 @@ def read_whitening(settings: DescriptorSettings, weights: Path) -> dict | None:
     configured = whitening_of(settings)
     if configured is None:
         return None
+    if not (weights / FOLDER / "model.json").is_file():
+        raise UserError(
+            f"{weights / FOLDER}: no whitening here (no model.json), and descriptors.whitening of the config wants one. Run "
+            "`bash run.sh train` with this config, or set descriptors.whitening to null."
+        )
     description = read_description(weights / FOLDER)
     refuse_other_architecture(weights / FOLDER, description["architecture"], architecture_of(configured), set())
     return description

@@ -444,7 +444,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _names_differ(self):
         names = [embedder.name for embedder in self.embedders]
-        taken = {"detector", *DescriptorSettings.model_fields}
+        taken = {"detector", "earlier", *DescriptorSettings.model_fields}  # folders of the weights (work.EARLIER), columns of the figures
         if len(set(names)) < len(names) or taken & set(names):
             raise ValueError(f"embedders: names must differ from each other and from {', '.join(sorted(taken))}, found {names}")
         return self

@@ -18,7 +18,7 @@ from shared.errors import UserError, first_fault
 from shared.journal import LOG, read_tail
 from shared.lock import holder, is_held
 from shared.parse import parse_json, parse_yaml
-from shared.work import Step
+from shared.work import EARLIER, Step
 
 log = logging.getLogger("status")
 
@@ -155,7 +155,7 @@ def _told(progress: dict | None) -> dict:
 
 def model_names(work: Path, weights: Path) -> list[str]:
     """The models of the config that the training was given, else those whose folders there are. A damaged config is told."""
-    there = sorted(path.name for path in weights.iterdir() if path.is_dir()) if weights.is_dir() else []
+    there = sorted(path.name for path in weights.iterdir() if path.is_dir() and path.name != EARLIER) if weights.is_dir() else []
     path = weights / "config.yaml"
     if not path.is_file():
         return there

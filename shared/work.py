@@ -30,6 +30,7 @@ from shared.parse import parse_json
 log = logging.getLogger("work")
 
 SCHEMA_VERSION = 1
+EARLIER = "earlier"  # the folder, in that of the weights, of what trainings wrote over (shared/training.py: keep_earlier)
 
 
 def fingerprint(depends: object) -> str:

@@ -76,7 +76,7 @@ def test_every_verb_has_help(verb):
 
 def test_a_benchmark_has_its_own_help():
     ended = run("bench", "pipeline", "-h")
-    assert ended.returncode == 0 and ended.stdout.startswith("usage: bash run.sh bench pipeline") and "--photos" in ended.stdout
+    assert ended.returncode == 0 and ended.stdout.startswith("usage: ") and "--photos" in ended.stdout
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ import bbox_sub.infer
 import bbox_sub.train
 import metric_sub.infer
 import metric_sub.train
+from metric_sub.embeddings import read_trained
 from metric_sub.result import read_result
-from shared.config import Config, dump_config
+from shared.config import Config, dump_config, load_config
 from shared.errors import UserError
+from shared.status import read_status
 from shared.training import Checkpoint
 from tests.conftest import PROJECT
 
@@ -73,6 +75,22 @@ def start(arguments, *launcher):
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
+
+def stop_after(saves, monkeypatch, train):
+    """Calls `train`, which ends as by Ctrl-C in the place of the checkpoint after so many; gives the steps of those."""
+    save, done = Checkpoint.save, []
+
+    def stop_or_save(self, step):
+        if len(done) == saves:
+            raise KeyboardInterrupt
+        save(self, step)
+        done.append(step)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Checkpoint, "save", stop_or_save)
+        train()
+    return done
 
 
 EVERYTHING = [
@@ -138,18 +156,9 @@ def test_an_interrupted_fresh_training_of_a_finished_model_goes_on_without_fresh
 ):
     stage, folder = STAGES[model], tmp_path / "work" / "weights" / model
     stage.main(options("work"))
-    calm, save, saves = sha256(folder), Checkpoint.save, []
-
-    def stop_or_save(self, step):
-        if len(saves) == saves_before:
-            raise KeyboardInterrupt
-        save(self, step)
-        saves.append(step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoint, "save", stop_or_save)
-        with pytest.raises(KeyboardInterrupt):
-            stage.main(options("work", "--fresh"))
+    calm = sha256(folder)
+    saves = stop_after(saves_before, monkeypatch, lambda: stage.main(options("work", "--fresh")))
+    assert not (folder.parent / "earlier").exists()
     assert (folder / "weights.safetensors").exists() and len(list((folder / "resume").glob("*.pt"))) == saves_before
     begins, load = [], Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda self: begins.append(load(self)) or begins[-1])
@@ -157,6 +166,52 @@ def test_an_interrupted_fresh_training_of_a_finished_model_goes_on_without_fresh
         stage.main(options("work"))
     assert "reused, it was trained" not in caplog.text
     assert begins[0] == (saves[-1] if saves else 0) and sha256(folder) == calm
+
+
+@pytest.mark.parametrize("model", STAGES)
+def test_what_another_training_left_is_kept_and_can_be_gone_on_with(model, options, tmp_path, monkeypatch, caplog):
+    stage, weights = STAGES[model], tmp_path / "work" / "weights"
+    changed = {"detector": "seed=7", "a": "embedders.0.seed=7"}[model]
+    caplog.set_level("INFO")
+    stage.main(options("work"))
+    first, config = sha256(weights / model), (weights / "config.yaml").read_bytes()
+    stage.main(options("work"))
+    stage.main(options("work", "match.neighbours=2"))  # no part of the training
+    assert not (weights / "earlier").exists()
+    stage.main(options("work"))
+
+    for saves in (0, 2):  # what it writes over is kept once
+        stop_after(saves, monkeypatch, lambda: stage.main(options("work", changed)))
+    kept = weights / "earlier" / "1"
+    assert [path.name for path in (weights / "earlier").iterdir()] == ["1"]
+    assert f"{weights / model}: trained with another config or data before, which is kept in {kept / model}" in caplog.text
+    assert sha256(kept / model) == first and (kept / "config.yaml").read_bytes() == config
+
+    stage.main(options("work"))  # the old config again: what the interrupted one did is kept too
+    second = weights / "earlier" / "2"
+    assert sha256(weights / model) == first and list((second / model / "resume").glob("*.pt"))
+    begins, load = [], Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda self: begins.append(load(self)) or begins[-1])
+    stage.main(options("work", changed, "--weights", str(second)))
+    assert begins[0] == 2
+    stage.main(options("calm", changed))
+    assert sha256(second / model) == sha256(tmp_path / "calm" / "weights" / model)
+    caplog.clear()
+    stage.main(options("work", "--weights", str(kept)))
+    assert f"{kept / model}: reused, it was trained with this config on this data" in caplog.text
+
+
+def test_the_config_of_then_is_kept_where_the_embedders_alone_are_trained_anew(options, tmp_path):
+    weights, config = tmp_path / "work" / "weights", None
+    for more in ([], ["embedders.0.seed=7", "match.neighbours=2"]):
+        for stage in (bbox_sub.train, metric_sub.train):
+            stage.main(options("work", *more))
+        config = config or load_config(weights / "config.yaml", [])
+    kept = weights / "earlier" / "1"
+    assert load_config(kept / "config.yaml", []) == config and load_config(weights / "config.yaml", []) != config
+    read_trained(config, kept)
+    assert sha256(kept / "a") != sha256(weights / "a") and sha256(kept / "b") == sha256(weights / "b")
+    assert "earlier" not in [model["name"] for model in read_status(tmp_path / "work", weights)["models"]]
 
 
 def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(options, tmp_path, caplog):

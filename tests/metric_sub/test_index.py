@@ -36,7 +36,7 @@ def built(index, gallery, folder, **options):
     return search_by(settings(index, **options), gallery, "of the vectors", folder, seed=0, fresh=False)
 
 
-@pytest.mark.parametrize("index", ["Flat", "IVF4,Flat", "HNSW16", "PQ8x4", "PCA8,IVF4,SQ8", "IVF4_HNSW8,Flat", "LSH"])
+@pytest.mark.parametrize("index", ["Flat", "IVF4,Flat", "HNSW16", "PQ8x4", "PCA8,IVF4,SQ8", "IVF4_HNSW8,Flat", "IVF8,PQ8", "OPQ8,IVF8,PQ8", "LSH"])
 def test_distances_are_those_of_the_neighbours_found_and_rise(index, query, gallery, tmp_path):
     distances, indices = built(index, gallery, tmp_path)(query, gallery, 5)
     assert distances.dtype == np.float32 and indices.dtype == np.int64 and distances.shape == (60, 5)

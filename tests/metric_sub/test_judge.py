@@ -3,6 +3,7 @@
 The embedders have random weights: what is tested is that they are judged rightly, not that they are good.
 """
 
+import hashlib
 import json
 
 import numpy as np
@@ -15,7 +16,8 @@ from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import build_embedder, load_embedders, save_embedder
 from metric_sub.evaluate import FIGURES, Crops
 from metric_sub.judge import main
-from shared.config import dump_config
+from metric_sub.whitening import map_shapes, save_whitening
+from shared.config import Whitening, dump_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
 from shared.media import read_frames, read_photo
@@ -94,6 +96,16 @@ def test_figures_of_each_model_and_of_the_ensemble(options, tiny_data, tiny_conf
         assert {kind: of["queries"] for kind, of in of_name["retrieval"]["by_kind"].items()} == {"even": 6, "odd": 3}
         assert of_name["matching"]["N_GT"] == 3 and set(of_name["matching"]["by_kind"]) == {"even", "odd"}
         assert of_name["matching"]["max_distance"] == tiny_config.match.max_distance
+
+
+def test_the_figures_name_the_whitening_that_they_are_of(options, tmp_path):
+    arguments, folder, _ = options
+    settings, learnt = Whitening(shrinkage=1, values=9), tmp_path / "weights" / "whitening"
+    rng = np.random.default_rng(0)
+    save_whitening(learnt, {name: rng.normal(size=shape).astype(np.float32) for name, shape in map_shapes(settings).items()}, settings, {})
+    main([*arguments, "descriptors={gradient_histogram: 0, colour_histogram: 0, fine_colour_histogram: 1, whitening: {shrinkage: 1, values: 9}}"])
+    sha256 = hashlib.sha256((learnt / "weights.safetensors").read_bytes()).hexdigest()
+    assert figures_in(folder)["weights"]["whitening"] == sha256
 
 
 def test_descriptors_are_judged_beside_the_models_and_joined_by_their_weights(options, tmp_path):

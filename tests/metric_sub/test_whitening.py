@@ -205,7 +205,7 @@ def test_what_was_not_learnt_so_is_refused(trained, config, tmp_path):
     with pytest.raises(UserError, match=r"whitening: trained with values 20 \(config: 21\)"):
         read_trained(config.model_copy(update={"descriptors": other}), weights)
     (weights / "whitening").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"whitening: no trained model here .*Run `bash run.sh train` first"):
+    with pytest.raises(UserError, match=r"whitening: no whitening here .*`bash run.sh train`.*or set descriptors.whitening to null"):
         read_trained(config, weights)
     for change in ({"whitening": None}, {"fine_colour_histogram": 0}):  # nothing that would be whitened
         assert read_whitening(config.descriptors.model_copy(update=change), weights) is None

@@ -273,7 +273,8 @@ def test_reciprocal_neighbours_are_searched_exactly():
 def test_models_must_have_names_of_their_own():
     name = load_config(FULL).embedders[0].name
     assert "names must differ" in message_of(FULL, [f"embedders.1.name={name}"])
-    assert "names must differ" in message_of(FULL, ["embedders.1.name=colour_histogram"])
+    for name in ("colour_histogram", "earlier"):
+        assert "names must differ" in message_of(FULL, [f"embedders.1.name={name}"])
     message = message_of(FULL, ["embedders.1.name=detector"])
     assert message.startswith(
         f"{FULL}: embedders: names must differ"
