@@ -95,11 +95,14 @@ def prepare(
         **content_fingerprint(used),
     }
     if not options.fresh:
-        keep_earlier(options.weights, {folder: depends})
-        if finished(folder, depends):
-            log.info("%s: reused, it was trained with this config on this data", folder)
-            return None  # the config beside the weights may still be that of embedders: stage 2 renews it
-    save_config(options.weights, config)
+        keep_earlier(options.weights, {folder: depends}, config)
+    reused = finished(folder, depends) and not options.fresh
+    # Where the detector stays, stage 2 may have to keep its models beside the config that they were trained with.
+    if not reused or not any((options.weights / model.name / "model.json").is_file() for model in config.embedders):
+        save_config(options.weights, config)
+    if reused:
+        log.info("%s: reused, it was trained with this config on this data", folder)
+        return None
     if options.fresh:
         forget_finished(folder)
     cut = extract_labelled_frames(used, options.work, config.data, options.fresh)

@@ -35,7 +35,6 @@ INDEXES = {  # factory string -> parameters
     "IVF256,PQ64": {"nprobe": 16},
 }
 CANDIDATES = 64
-CENTRES = 4000
 SPREAD = 0.7  # length of what a vector has of its own, beside a centre of length 1
 NUMPY_BLOCK = 256  # queries
 
@@ -46,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bash run.sh bench search", description=__doc__.splitlines()[0])
     for name, default in (("queries", 2000), ("vectors", 100_000), ("dimension", 512), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
-    parser.add_argument("--threads", type=int, default=0, help="(default: every core)")
+    parser.add_argument("--threads", type=int, default=0, help="of FAISS and ours; numpy has its own (default: every core)")
     parser.add_argument("--exact", action="store_true", help="leave the indexes out, which take a while to build")
     parser.add_argument("--only", choices=["read", "nearest"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where the vectors are kept (default: a temporary folder)")
@@ -134,20 +133,21 @@ def drawn_vectors(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     Queries are photo boxes, ten in a row of each item, the gallery frame boxes, twenty in a row of each video; the first item is in
     the first video, and so on.
     """
-    rng = np.random.default_rng(0)
-    centres = unit(rng.normal(size=(CENTRES, options.dimension)))
+    n_centres = 1 + max(options.queries // PHOTO_BOXES, options.vectors // VIDEO_BOXES)
+    centres = unit(np.random.default_rng(0).normal(size=(n_centres, options.dimension)))
     drawn = []
     for name, n, n_boxes in (("photos", options.queries, PHOTO_BOXES), ("videos", options.vectors, VIDEO_BOXES)):
-        path = options.folder / f"{name}-{n}x{options.dimension}.npy"
+        path, rng = options.folder / f"{name}-{n}x{options.dimension}-of-{n_centres}.npy", np.random.default_rng(n_boxes)
         if not path.exists():
             vectors = np.lib.format.open_memmap(path, "w+", np.float32, (n, options.dimension))
             for start in range(0, n, 8192):
                 rows = vectors[start : start + 8192]
                 own = unit(rng.normal(size=rows.shape))
                 number = np.arange(start, start + len(rows)) // n_boxes
-                rows[:] = unit(centres[number % CENTRES] + SPREAD * own)
+                rows[:] = unit(centres[number] + SPREAD * own)
             vectors.flush()
-        drawn.append(np.load(path, mmap_mode="r", allow_pickle=False))
+        # Plain arrays over the mapped files: FAISS's bindings for torch, where a library loads them, know no other.
+        drawn.append(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
     return drawn[0], drawn[1]
 
 
@@ -161,7 +161,7 @@ def by_numpy(query: np.ndarray, gallery: np.ndarray) -> Neighbours:
     for k in range(0, len(query), NUMPY_BLOCK):
         products = query[k : k + NUMPY_BLOCK] @ gallery.T
         indices.append(products.argmax(axis=1))
-        distances.append(np.sqrt(np.maximum(2 - 2 * products.max(axis=1), 0)))
+        distances.append(np.sqrt(np.maximum(2 - 2 * products[np.arange(len(products)), indices[-1]], 0)))
     return np.concatenate(distances)[:, None], np.concatenate(indices)[:, None]
 
 

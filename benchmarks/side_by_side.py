@@ -228,9 +228,9 @@ def report_of(
 
 
 HEADINGS = {  # a row's key: heading, how a value is written
-    "seconds": ("ms per {unit}", lambda value: f"{value * 1e3:.1f}"),
+    "seconds": ("ms per {unit}", lambda value: _three_digits(value * 1e3)),
     "ratio": ("x {base}", lambda value: f"{value:.2f}"),
-    "processor_seconds": ("CPU ms", lambda value: f"{value * 1e3:.1f}"),
+    "processor_seconds": ("CPU ms", lambda value: _three_digits(value * 1e3)),
     "peak_bytes": ("peak MB", lambda value: f"{value / 1e6:.0f}"),
     "gflop_per_s": ("GFLOP/s", lambda value: f"{value:.0f}"),
     "share_of_limit": ("of limit", lambda value: f"{value:.0%}"),
@@ -265,6 +265,10 @@ def table_of(report: dict) -> str:
     )
     text.append(", ".join(f"{key} {value}" for key, value in machine["versions"].items()))
     return "\n".join(text)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def _written(key: str, value: object) -> str:

@@ -101,6 +101,7 @@ def search_by(
     faiss.set_deserialization_loop_limit(n_bytes)
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE)  # the limit would be for that table too
+        _precompute(index)
     except (RuntimeError, MemoryError) as error:
         raise UserError(f"{path}: FAISS cannot read it ({_said(error):.200}). Remove {folder} and run again.") from None
     if index is None:  # FAISS has a word for no index at all
@@ -110,7 +111,6 @@ def search_by(
             f"{path}: expected an index of {len(gallery)} vectors of {gallery.shape[1]} values, found one of {index.ntotal} of "
             f"{index.d}. Remove {folder} and run again."
         )
-    _precompute(index)
     _set_parameters(index, settings)
     return IndexSearch(index, settings.index, settings.candidates)
 
@@ -128,10 +128,11 @@ def _fill(index: faiss.Index, settings: Search, gallery: np.ndarray, seed: int) 
 
 
 def _precompute(index: faiss.Index) -> None:
-    """What FAISS computes of an IVF...,PQ... index to search it faster, and does not write: of 2 GB at most, else it does without."""
-    lists = faiss.try_extract_index_ivf(index)
+    """What FAISS computes of an IVF...,PQ... index to search it faster, and does not write. More than 2 GB it does without, but for
+    the lists of IMI..., which are left as they are."""
+    lists = index and faiss.try_extract_index_ivf(index)
     lists = lists and faiss.downcast_index(lists)
-    if isinstance(lists, faiss.IndexIVFPQ):
+    if isinstance(lists, faiss.IndexIVFPQ) and not isinstance(faiss.downcast_index(lists.quantizer), faiss.MultiIndexQuantizer):
         lists.precompute_table()
 
 

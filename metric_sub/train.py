@@ -110,7 +110,7 @@ def prepare(
     learnt_from = settings and _learnt_from(settings, config, content_fingerprint(used))
     if not options.fresh:
         made_of = depends | ({WHITENING: learnt_from} if settings else {})
-        keep_earlier(options.weights, {options.weights / name: of_it for name, of_it in made_of.items()})
+        keep_earlier(options.weights, {options.weights / name: of_it for name, of_it in made_of.items()}, config)
     save_config(options.weights, config)
     left = []
     for model in config.embedders:

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from shared.config import Config
+from shared.config import Config, dump_config
 from shared.dataset import Dataset, read_dataset, split_parts, train_and_validation
 from shared.errors import UserError
 from shared.files import flush_folder, remove_leftovers, write_json, write_torch, write_whole
@@ -362,22 +362,21 @@ def forget_finished(folder: Path) -> None:
     write_json(path, {key: value for key, value in description.items() if key not in ("fingerprint", "imported")})
 
 
-def keep_earlier(weights: Path, models: dict[Path, dict]) -> None:
+def keep_earlier(weights: Path, models: dict[Path, dict], config: Config) -> None:
     """Before a training writes over what another one left: keeps the weights folder as it is, in <weights>/earlier/<number>.
 
-    models: each model's folder, with what its training depends on; to be called before `finished`, which removes checkpoints.
-    Another training is one with another config or data that is finished or has a checkpoint. The folder that is kept serves as a
-    weights folder itself, and a training that was interrupted goes on in it. Large files are linked, so they take no room until the
-    new training replaces its own. Raises UserError where it cannot be kept.
+    models: each model's folder, with what its training depends on; to be called before `finished`, which removes checkpoints, and
+    before the config is saved. Another training is one with another config or data that is finished or has a checkpoint. The folder
+    that is kept serves as a weights folder itself, and a training that was interrupted goes on in it. Large files are linked, so
+    they take no room until the new training replaces its own. Raises UserError where it cannot be kept.
     """
     earlier = weights / EARLIER
     before = [path for path in earlier.glob("*") if path.name.isdecimal()]
-    replaced = [
-        folder
-        for folder, depends in models.items()
-        # A run may have kept it that was interrupted before it came to this model.
-        if _is_of_another(folder, depends) and _state(folder) not in [_state(path / folder.name) for path in before]
-    ]
+    replaced = [folder for folder, depends in models.items() if _is_of_another(folder, depends)]
+    path = weights / "config.yaml"
+    if path.is_file() and path.read_bytes() == dump_config(config).encode():
+        # This training has begun: what it had not come to when it was interrupted, or stage 1 has kept, is kept already.
+        replaced = [each for each in replaced if _state(each) not in [_state(path / each.name) for path in before]]
     if not replaced:
         return
     number = 1 + max((int(path.name) for path in before), default=0)
@@ -395,6 +394,7 @@ def keep_earlier(weights: Path, models: dict[Path, dict]) -> None:
             "with --weights, or give --fresh to train over it."
         ) from None
     for folder in replaced:
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
         log.info("%s: trained with another config or data before, which is kept in %s", folder, kept / folder.name)
 
 

@@ -18,7 +18,6 @@ import bbox_sub.infer
 import bbox_sub.train
 import metric_sub.infer
 import metric_sub.train
-from metric_sub.embeddings import read_trained
 from metric_sub.result import read_result
 from shared.config import Config, dump_config, load_config
 from shared.errors import UserError
@@ -201,17 +200,29 @@ def test_what_another_training_left_is_kept_and_can_be_gone_on_with(model, optio
     assert f"{kept / model}: reused, it was trained with this config on this data" in caplog.text
 
 
-def test_the_config_of_then_is_kept_where_the_embedders_alone_are_trained_anew(options, tmp_path):
-    weights, config = tmp_path / "work" / "weights", None
-    for more in ([], ["embedders.0.seed=7", "match.neighbours=2"]):
+def test_each_set_of_models_that_was_is_kept_with_its_config(options, tmp_path):
+    """First the embedders change, then the detector, then both: the set before is kept each time, once."""
+    weights, sets = tmp_path / "work" / "weights", []
+    changes = [[], ["embedders.0.seed=7"], ["embedders.0.seed=7", "seed=7"], ["embedders.0.seed=8", "seed=8", "match.neighbours=2"]]
+    for more in changes:
         for stage in (bbox_sub.train, metric_sub.train):
             stage.main(options("work", *more))
-        config = config or load_config(weights / "config.yaml", [])
-    kept = weights / "earlier" / "1"
-    assert load_config(kept / "config.yaml", []) == config and load_config(weights / "config.yaml", []) != config
-    read_trained(config, kept)
-    assert sha256(kept / "a") != sha256(weights / "a") and sha256(kept / "b") == sha256(weights / "b")
-    assert "earlier" not in [model["name"] for model in read_status(tmp_path / "work", weights)["models"]]
+        sets.append(({name: sha256(weights / name) for name in ("detector", "a", "b")}, load_config(weights / "config.yaml", [])))
+    assert len({(of["detector"], of["a"]) for of, _ in sets}) == 4
+    kept = sorted((weights / "earlier").iterdir())
+    assert [path.name for path in kept] == ["1", "2", "3"]
+    for folder, (of_models, config) in zip(kept, sets[:3], strict=True):
+        assert {name: sha256(folder / name) for name in of_models} == of_models
+        assert load_config(folder / "config.yaml", []) == config
+        bbox_sub.infer.read_trained(config, folder)
+        metric_sub.infer.read_trained(config, folder)
+    assert [model["name"] for model in read_status(tmp_path / "work", weights)["models"]] == ["detector", "a", "b"]
+
+
+def test_the_config_is_renewed_where_the_detector_stays_and_no_embedder_is_there(options, tmp_path):
+    for more in ([], ["detect.video_score=0.5"]):
+        bbox_sub.train.main(options("work", *more))
+    assert load_config(tmp_path / "work" / "weights" / "config.yaml", []).detect.video_score == 0.5
 
 
 def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(options, tmp_path, caplog):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytorch_metric_learning.utils.accuracy_calculator  # noqa: F401  (which replaces faiss.knn)
 
 from benchmarks.search import by_numpy, main, unit
 

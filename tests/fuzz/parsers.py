@@ -978,7 +978,7 @@ def index_files() -> dict[str, bytes]:
     return files_of(make)
 
 
-INDEXES = ("IVF4,Flat", "HNSW4,Flat", "PQ4x4", "IVF2,SQ8")
+INDEXES = ("IVF4,Flat", "HNSW4,Flat", "PQ4x4", "IVF2,SQ8", "IVF2,PQ4x4")
 
 
 def _search(folder: Path, name: str) -> None:

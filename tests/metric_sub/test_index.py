@@ -1,5 +1,6 @@
 """Search by an index of FAISS: true distances, recall, saved and reused, and mistakes told in words."""
 
+import faiss
 import numpy as np
 import pytest
 
@@ -50,6 +51,16 @@ def test_where_every_vector_is_a_candidate_the_answer_is_the_exact_one(index, pa
     search = built(index, gallery, tmp_path, parameters=parameters, candidates=500)
     for found, expected in zip(search(query, gallery, 3), nearest(query, gallery, 3), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("index", ["IVF8,PQ8", "OPQ8,IVF8,PQ8"])
+def test_an_index_that_was_read_is_as_fast_as_one_that_was_made(index, gallery, tmp_path, monkeypatch):
+    """FAISS does not write the table that it looks distances up in."""
+    read, said = [], faiss.read_index
+    monkeypatch.setattr(faiss, "read_index", lambda *what: read.append(said(*what)) or read[-1])
+    built(index, gallery, tmp_path)
+    lists = faiss.downcast_index(faiss.extract_index_ivf(read[0]))
+    assert lists.use_precomputed_table == 1 and lists.precomputed_table.size() == 8 * 8 * 256
 
 
 def test_equally_near_vectors_come_by_index(tmp_path):
