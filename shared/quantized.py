@@ -15,7 +15,7 @@ from pathlib import Path
 import openvino as ov
 
 from shared.errors import UserError
-from shared.runtime import Cache, Runtime, openvino_core
+from shared.runtime import INT8_STREAMS, Cache, Runtime, openvino_core
 from shared.weights import file_sha256, read_description
 from shared.work import Step
 
@@ -101,7 +101,7 @@ def runtime_settings(runtime: Runtime, *folders: Path) -> dict:
     """
     if runtime.precision != "int8":
         return runtime.settings
-    return {**runtime.settings, "int8": [quantized_files(folder) for folder in folders]}
+    return {**runtime.settings, "int8": [quantized_files(folder) for folder in folders], "streams": INT8_STREAMS}
 
 
 def discard(step: Step) -> None:

@@ -27,6 +27,7 @@ from shared.work import fingerprint
 log = logging.getLogger("runtime")
 
 MOST_STREAMS = 4  # inputs that are at work at a time: each has memory of its own
+INT8_STREAMS = 1  # OpenVINO 2026.4 makes most INT8 models of two streams wrong, and not always the same ones
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,7 @@ def compiled(make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None
     Where there is a cache it is read from there if it fits and else kept there, if that can be written.
     """
     threads = torch.get_num_threads()
-    # In INT8 OpenVINO 2026.4 makes the models of two streams side by side such that most of them give something else each time.
-    streams = 1 if runtime.precision == "int8" else min(threads, MOST_STREAMS)
+    streams = INT8_STREAMS if runtime.precision == "int8" else min(threads, MOST_STREAMS)
     options = {
         "INFERENCE_PRECISION_HINT": "f32" if runtime.precision == "f32" or not cpu_has_bf16() else "bf16",
         "INFERENCE_NUM_THREADS": threads,

@@ -206,6 +206,14 @@ def doubled(model):
     return Request(model.model)(torch.tensor([1.5, 3.0]))[0].tolist()
 
 
+@pytest.mark.parametrize(("precision", "streams"), [("f32", 2), ("int8", 1)])
+def test_int8_runs_in_one_stream(precision, streams, made, monkeypatch):
+    """Of an INT8 model in two streams OpenVINO gives something else each time that it is compiled."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    model = compiled(made[0], Runtime("openvino", precision, "cpu", ""), None)
+    assert model.streams == model.model.get_property("NUM_STREAMS") == streams
+
+
 def test_a_compiled_model_is_read_from_its_cache(made, tmp_path):
     make, calls = made
     cache = Cache(tmp_path / "compiled", "front", {"weights": "a"})
