@@ -33,7 +33,7 @@ log = logging.getLogger("train")
 MOST_STEPS = 2**63 - 1  # that TensorBoard can number
 
 RESUME = "resume"  # the folder of a model's checkpoints
-LINKED_BYTES = 2**20
+LINKED_BYTES = 2**20  # from which a file that is kept is a link
 
 # Keys of detector_train and of embed_train: how a run is carried out, not what comes of it.
 RUN_KEYS = {"workers", "checkpoint_every", "keep_checkpoints"}
@@ -373,8 +373,8 @@ def keep_earlier(weights: Path, models: dict[Path, dict], config: Config) -> Non
     earlier = weights / EARLIER
     before = [path for path in earlier.glob("*") if path.name.isdecimal()]
     replaced = [folder for folder, depends in models.items() if _is_of_another(folder, depends)]
-    path = weights / "config.yaml"
-    if path.is_file() and path.read_bytes() == dump_config(config).encode():
+    saved = weights / "config.yaml"
+    if saved.is_file() and saved.read_bytes() == dump_config(config).encode():
         # This training has begun: what it had not come to when it was interrupted, or stage 1 has kept, is kept already.
         replaced = [each for each in replaced if _state(each) not in [_state(path / each.name) for path in before]]
     if not replaced:

@@ -1,11 +1,13 @@
 """`bench search`: its plain sides against brute force, and a small run whose sides agree."""
 
+import importlib
 import json
 
 import numpy as np
-import pytorch_metric_learning.utils.accuracy_calculator  # noqa: F401  (which replaces faiss.knn)
 
 from benchmarks.search import by_numpy, main, unit
+
+importlib.import_module("faiss.contrib.torch_utils")  # as pytorch-metric-learning does: it replaces faiss.knn
 
 
 def test_numpys_side_by_brute_force(monkeypatch):
