@@ -1,4 +1,4 @@
-"""What both training loops share: data, schedule, average of weights, checkpoints, and the record that becomes curves."""
+"""What both training loops share: data, schedule, average of weights, checkpoints, what earlier trainings left, and the record that becomes curves."""
 
 import argparse
 import contextlib
