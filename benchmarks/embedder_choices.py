@@ -1,10 +1,10 @@
 """What each choice of an embedder's training gives: the same model, seed and epochs with one thing changed, and what it costs.
 
-    python -m benchmarks.embedder_choices --config C --data D --work W [--only NAME] [section.key=value ...]
+    python -m benchmarks.embedder_choices --config C --data D --work W [--only NAME] [--seeds 3] [section.key=value ...]
 
-Trains the first of `embedders` as the config has it, then once for each choice below, one after the other; judges each by the labelled
-boxes of every part of the data that was not trained on. Writes <work>/choices.json after each and prints the table. What is
-finished there is reused.
+Trains the first of `embedders` as the config has it, then once for each choice below, one after the other, and all that again with
+each further seed; judges each alone, without the descriptors, by the labelled boxes of every part of the data that was not trained
+on. Writes <work>/choices.json after each and prints the table. What is finished there is reused.
 """
 
 import contextlib
@@ -13,9 +13,11 @@ import logging
 import resource
 import shutil
 from pathlib import Path
+from statistics import mean
 
 import metric_sub.judge
 import metric_sub.train
+from metric_sub.descriptors import DESCRIPTORS
 from shared.cli import config_of, parse_options, run_entry
 from shared.config import Config, dump_config
 from shared.dataset import content_fingerprint, read_dataset
@@ -25,9 +27,11 @@ from shared.work import fingerprint
 
 log = logging.getLogger("choices")
 
+FIGURES = (("retrieval", "recall_at_1"), ("retrieval", "mAP_at_R"), ("matching", "S1"))  # of the table, by part
+
 
 def choices(config: Config) -> dict[str, dict]:
-    """name -> the config's tree with one choice made otherwise. The first is the config as it is."""
+    """name -> the tree of a config with the first embedder alone and one choice made otherwise. The first is as the config is."""
     train, made = config.train_of(config.embedders[0]), {}
 
     def choose(
@@ -35,6 +39,7 @@ def choices(config: Config) -> dict[str, dict]:
     ) -> None:
         tree = config.model_dump()
         tree["embedders"] = [tree["embedders"][0] | {"train": {}} | (model or {})]
+        tree["descriptors"] |= dict.fromkeys(DESCRIPTORS, 0.0)  # beside them little would show of what a choice does
         tree["embed"] |= embed or {}
         tree["embed_train"] = train.model_dump() | keys
         tree["embed_train"]["loss"] |= loss or {}
@@ -85,7 +90,10 @@ def main(argv: list[str] | None = None) -> None:
         "Compare choices of an embedder's training.",
         argv,
         ("--only", "the base and this choice (again for more; default: all)", {"action": "append"}),
+        ("--seeds", "train with so many seeds, from the config's own on (default: 1)", {"type": int, "default": 1}),
     )
+    if options.seeds < 1:
+        raise UserError(f"--seeds: expected 1 or more, found {options.seeds}.")
     config = config_of(options)
     trees = choices(config)
     unknown = sorted(set(options.only or []) - set(trees))
@@ -99,16 +107,18 @@ def main(argv: list[str] | None = None) -> None:
     content = fingerprint(content_fingerprint(dataset))
     path = options.work / "choices.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.fresh else {}
-    for number, (name, tree) in enumerate(trees.items()):
-        if options.only and name not in ("as configured", *options.only):
-            continue
-        log.info("%s", name)
-        depends = fingerprint({"config": tree, "data": content})
-        if name not in found or found[name]["fingerprint"] != depends:
-            figures = train_and_judge(options, tree, options.work / f"choice{number}", parts)
-            found[name] = {"fingerprint": depends, "config": tree, **figures}
-            write_json(path, found)
-    print(table({name: found[name] for name in trees if name in found}, parts))
+    asked = {name: tree for name, tree in trees.items() if name in ("as configured", *(options.only or trees))}
+    seeds = [config.embedders[0].seed + number for number in range(options.seeds)]
+    for seed in seeds:
+        for name, tree in asked.items():
+            log.info("%s, seed %d", name, seed)
+            tree = tree | {"embedders": [tree["embedders"][0] | {"seed": seed}]}
+            depends, runs = fingerprint({"config": tree, "data": content}), found.setdefault(name, {})
+            if runs.get(str(seed), {}).get("fingerprint") != depends:
+                figures = train_and_judge(options, tree, options.work / f"choice{list(trees).index(name)}_{seed}", parts)
+                runs[str(seed)] = {"fingerprint": depends, "config": tree, **figures}
+                write_json(path, found)
+    print(table({name: [found[name][str(seed)] for seed in seeds] for name in asked}, parts))
 
 
 def train_and_judge(options, tree: dict, folder: Path, parts: list[str]) -> dict:
@@ -138,17 +148,25 @@ def cpu_seconds() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def table(found: dict[str, dict], parts: list[str]) -> str:
-    """A row for each choice: recall@1, mAP@R and S1 by part, and the training's CPU time as a multiple of the base's."""
+def table(found: dict[str, list[dict]], parts: list[str]) -> str:
+    """A row for each choice: recall@1, mAP@R and S1 by part, and the training's CPU time as a multiple of the base's.
+
+    found: for each choice the runs with one seed each, in the same order; the first is the base. With several seeds a cell has
+    the mean, and in brackets the least and the greatest of the differences from the base with the same seed.
+    """
+    columns = [(part, section, name) for part in parts for section, name in FIGURES]
     head = "".join(f" | {part} recall@1 | mAP@R | S1" for part in parts)
-    lines = [f"| choice{head} | CPU time |", f"|---{'|---' * 3 * len(parts)}|---|"]
-    for name, of in found.items():
-        cells = "".join(
-            f" | {of['parts'][part]['retrieval']['recall_at_1']:.3f} | {of['parts'][part]['retrieval']['mAP_at_R']:.3f} | "
-            f"{of['parts'][part]['matching']['S1']:.3f}"
-            for part in parts
-        )
-        lines.append(f"| {name}{cells} | {of['cpu_seconds'] / found['as configured']['cpu_seconds']:.2f} |")
+    lines = [f"| choice{head} | CPU time |", f"|---{'|---' * len(columns)}|---|"]
+    base = next(iter(found.values()))
+    for choice, runs in found.items():
+        row = [choice]
+        for part, section, name in columns:
+            values, of_base = ([run["parts"][part][section][name] for run in side] for side in (runs, base))
+            gained = [value - other for value, other in zip(values, of_base, strict=True)]
+            spread = f" ({min(gained):+.3f} to {max(gained):+.3f})" if runs is not base and len(runs) > 1 else ""
+            row.append(f"{mean(values):.3f}{spread}")
+        row.append(f"{sum(run['cpu_seconds'] for run in runs) / sum(run['cpu_seconds'] for run in base):.2f}")
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 

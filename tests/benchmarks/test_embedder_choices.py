@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.embedder_choices import choices, main
+from benchmarks.embedder_choices import choices, main, table
+from metric_sub.descriptors import descriptor_weights
 from shared.config import Config, dump_config, load_config
 from shared.errors import UserError
 from tests.conftest import PROJECT
@@ -23,6 +24,7 @@ def test_every_choice_is_a_config_of_its_own(config):
     made = choices(load_config(PROJECT / "configs" / f"{config}.yaml"))
     base = made.pop("as configured")
     assert len(made) > 10 and len(base["embedders"]) == 1
+    assert set(descriptor_weights(Config.model_validate(base).descriptors)) == set()
     changed = {name: differences(base, Config.model_validate(tree).model_dump()) for name, tree in made.items()}
     assert all(changed.values())
     for name, n_groups in (("one aspect group", 1), ("five aspect groups", 5)):  # one of them may be the config's own
@@ -39,14 +41,19 @@ def test_a_choice_is_trained_judged_and_reused(tiny_data, tiny_config, tmp_path,
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert [row[0].strip("| ") for row in rows[2:]] == ["as configured", "mean pooling"]
     assert rows[0][1:] == ["validation recall@1", "mAP@R", "S1", "CPU time |"] and rows[2][-1] == "1.00 |"
-    found = json.loads((work / "choices.json").read_text())
-    judged = json.loads((work / "choice0" / "validation" / "evaluation" / "embedders.json").read_text())
-    assert (
-        found["as configured"]["parts"]["validation"] == judged["ensemble"] and found["mean pooling"]["cpu_seconds"] > 0
-    )
+    found, seed = json.loads((work / "choices.json").read_text()), tiny_config.embedders[0].seed
+    evaluation = work / f"choice0_{seed}" / "validation" / "evaluation"
+    judged = json.loads((evaluation / "embedders.json").read_text())
+    assert found["as configured"][str(seed)]["parts"]["validation"] == judged["ensemble"]
+    assert found["mean pooling"][str(seed)]["cpu_seconds"] > 0
     made = {file: file.stat().st_mtime_ns for file in work.rglob("weights.safetensors")}
     main(arguments)
     assert len(made) == 2 and made == {file: file.stat().st_mtime_ns for file in work.rglob("weights.safetensors")}
+    main([*arguments, "--seeds", "2"])  # one more of each
+    more = {file: file.stat().st_mtime_ns for file in work.rglob("weights.safetensors")}
+    assert len(more) == 4 and made.items() <= more.items()
+    found = json.loads((work / "choices.json").read_text())["mean pooling"]
+    assert [of["config"]["embedders"][0]["seed"] for of in found.values()] == [seed, seed + 1]
     (tiny_data / "train" / "image" / "000000" / "0.jpg").write_bytes(
         (tiny_data / "train" / "image" / "000001" / "0.jpg").read_bytes()
     )
@@ -54,6 +61,25 @@ def test_a_choice_is_trained_judged_and_reused(tiny_data, tiny_config, tmp_path,
     assert all(file.stat().st_mtime_ns != time_ns for file, time_ns in made.items())
 
 
+def test_the_table_has_means_and_the_differences_of_equal_seeds():
+    def run(recall, map_at_r, s1, seconds):
+        figures = {"retrieval": {"recall_at_1": recall, "mAP_at_R": map_at_r}, "matching": {"S1": s1}}
+        return {"cpu_seconds": seconds, "parts": {"test": figures}}
+
+    found = {
+        "as configured": [run(0.5, 0.4, 0.2, 10), run(0.7, 0.6, 0.4, 30)],
+        "other": [run(0.625, 0.4, 0.1, 30), run(0.675, 0.5, 0.6, 30)],
+    }
+    assert table(found, ["test"]).splitlines()[2:] == [
+        "| as configured | 0.600 | 0.500 | 0.300 | 1.00 |",
+        "| other | 0.650 (-0.025 to +0.125) | 0.450 (-0.100 to +0.000) | 0.350 (-0.100 to +0.200) | 1.50 |",
+    ]
+    first = {name: runs[:1] for name, runs in found.items()}
+    assert table(first, ["test"]).splitlines()[3] == "| other | 0.625 | 0.400 | 0.100 | 3.00 |"
+
+
 def test_an_unknown_choice_is_refused(tiny_data, tmp_path):
     with pytest.raises(UserError, match="--only: expected some of as configured, .*found none such"):
         main(["--data", str(tiny_data), "--work", str(tmp_path), "--only", "none such"])
+    with pytest.raises(UserError, match="--seeds: expected 1 or more, found 0"):
+        main(["--data", str(tiny_data), "--work", str(tmp_path), "--seeds", "0"])
