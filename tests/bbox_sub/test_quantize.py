@@ -1,6 +1,7 @@
 """The entry of `run.sh quantize --stage detect`: what it leaves, what inference makes of it, what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -75,6 +76,26 @@ def test_int8_weights_are_made_told_reused_and_taken(options, caplog, tmp_path):
     main([*arguments, "quantize.calibration_pictures=4"])
     infer(run)
     assert before != json.loads((tmp_path / "work" / "detections" / "photos" / "manifest.json").read_text())["fingerprint"]
+
+
+def test_however_often_it_is_compiled_int8_gives_the_same_on_two_threads(options):
+    """OpenVINO 2026.4 makes two streams' INT8 models side by side, most of them wrong and not always the same ones."""
+    arguments, folder = options
+    main(arguments)
+    picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 96, 64), dtype=np.uint8))
+
+    def pooled(threads):
+        shutil.rmtree(folder / "compiled", ignore_errors=True)
+        torch.set_num_threads(threads)
+        return load_detector(folder, runtime=INT8, least_score=0.0)[0].pooled_proposals([picture] * 3)[0]
+
+    before = torch.get_num_threads()
+    try:
+        alone = pooled(1)
+        for _ in range(6):
+            np.testing.assert_allclose(pooled(2).mean(0), alone.mean(0), atol=0.02 * alone.abs().max())
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_past_the_limit_nothing_is_left(options, monkeypatch):
