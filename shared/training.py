@@ -55,7 +55,15 @@ def training_data(options: argparse.Namespace, config: Config, parts: list[str])
 
 
 def hold_for_training(options: argparse.Namespace, into: contextlib.ExitStack) -> None:
-    """Takes the locks of the work folder and of the weights, which a training with another work folder may share."""
+    """Takes the locks of the work folder and of the weights, which a training with another work folder may share.
+
+    Raises UserError where either is in use or cannot be written, and where the two are one folder.
+    """
+    if options.weights.resolve() == options.work.resolve():
+        raise UserError(
+            f"--weights {options.weights}: expected a folder for the models alone, found the work folder. Leave --weights out for "
+            f"{options.work / 'weights'}, or name another."
+        )
     into.enter_context(locked(options.work))
     try:
         options.weights.mkdir(parents=True, exist_ok=True)

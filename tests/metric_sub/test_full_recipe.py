@@ -34,14 +34,12 @@ def test_ten_steps_and_a_batch_of_vectors(tiny_data, tmp_path, number, name, n_f
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(recipe.model_copy(update={"embedders": [model]})))
     work = tmp_path / "work"
-    metric_sub.train.main(
-        ["--config", str(path), "--data", str(tiny_data), "--work", str(work), "--weights", str(work)]
-    )
-    steps = [line.split(",") for line in (work / name / "log.csv").read_text().splitlines()]
+    metric_sub.train.main(["--config", str(path), "--data", str(tiny_data), "--work", str(work)])
+    steps = [line.split(",") for line in (work / "weights" / name / "log.csv").read_text().splitlines()]
     column = steps[0].index("loss")
     losses = [float(row[column]) for row in steps[1:] if row[column]]
     assert len(losses) >= 10 and np.isfinite(losses).all()
-    [embedder] = load_embedders(work / name, runtime=PLAIN, flip=False)
+    [embedder] = load_embedders(work / "weights" / name, runtime=PLAIN, flip=False)
     assert embedder.net.project.weight.shape == (512, n_features)
     crops = CropEmbedder([[embedder]], 32)
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)

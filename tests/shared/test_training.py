@@ -1,5 +1,7 @@
 """Schedule, optimiser groups, average of weights, checkpoints and the record of a training run."""
 
+import argparse
+import contextlib
 import copy
 import csv
 import errno
@@ -25,6 +27,7 @@ from shared.training import (
     batch_loader,
     begin_anew,
     finished,
+    hold_for_training,
     keep_earlier,
     make_optimizer,
     mark_finished,
@@ -39,6 +42,16 @@ from shared.weights import save_weights
 def small_model(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+
+def test_the_work_folder_is_no_weights_folder(tmp_path):
+    """Its frames and crops would be kept among earlier models, and its lock be found taken, by the run itself."""
+    (tmp_path / "link").symlink_to(tmp_path / "work")
+    for weights in ("work", "link", "other/../work"):
+        options = argparse.Namespace(work=tmp_path / "work", weights=tmp_path / weights)
+        with pytest.raises(UserError, match="expected a folder for the models alone, found the work folder"), contextlib.ExitStack() as held:
+            hold_for_training(options, held)
+    assert not (tmp_path / "work").exists()
 
 
 def test_models_of_one_training_may_differ_in_precision():
