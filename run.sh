@@ -58,7 +58,7 @@ help_of() {
         sample) echo "usage: bash run.sh sample DIR [--items 40] [--seed 0] [--frames 200] [--workers 1]"; echo "Draws a data set in the Watch-and-Buy layout: DIR/{train,validation,test} and DIR/items.json. The same seed draws the same pictures." ;;
         check) echo "usage: bash run.sh check --data DIR [--config FILE]"; echo "Prints a table of what the data set holds and what is wrong with it; exits 1 if something is: all that training would refuse." ;;
         train) echo "usage: bash run.sh train [options] [section.key=value ...]"; echo "Trains the detector, then every embedder, into <work>/weights. Goes on where it was interrupted."; echo "$common_options"; echo "$stage_options"; echo "PROCESSES=N trains in N processes, each on a GPU of its own or all on the CPU; they share every batch." ;;
-        preview) echo "usage: bash run.sh preview [options] [--stage detect|match] [--out FILE.png] [section.key=value ...]"; echo "Draws pictures of some photos and videos with their boxes, as the detector would train on them first (<work>/preview_detector.png), and crops of some products as the first embedder would, for each augmentation that a phase uses, and whole batches (<work>/preview.png); prints the sheets' paths. --stage draws one of them, --out FILE names it. Needs annotations, no weights."; echo "$common_options" ;;
+        preview) echo "usage: bash run.sh preview [options] [--stage detect|match] [--out FILE.png] [section.key=value ...]"; echo "Draws pictures of some photos and videos with their boxes, as the detector would train on them first (<work>/preview_detector.png), and crops of some products as each embedder would that trains otherwise than the ones before it, for each augmentation that a phase uses, and whole batches (<work>/preview.png); prints the sheets' paths. --stage draws one of them, --out FILE names it. Needs annotations, no weights."; echo "$common_options" ;;
         infer) echo "usage: bash run.sh infer [options] [section.key=value ...] > result.json"; echo "Detects, embeds, matches; prints result.json. Goes on where it was interrupted, reuses what is there."; echo "With --stage detect it leaves <work>/detections and prints nothing."; echo "$common_options"; echo "  --strict             stop at the first file that cannot be used, with exit 1; without it such files are listed in <work>/skipped.json"; echo "$stage_options" ;;
         evaluate) echo "usage: bash run.sh evaluate [options] [--part NAME ...] [--precision 0.9] [section.key=value ...] > figures.json"; echo "Judges the models by labelled pictures; all is in <work>/evaluation."; echo "The detector: mAP, AP50, AR, precision and recall, by kind, class and size; a sweep of thresholds; what it missed and where it raised false alarms."; echo "The embedders: recall@1, 5, 10 and mAP@R of video crops against photo crops, by kind of item, and S1, S2, S3 on the labelled boxes, each beside the colour histogram's; a cut-off; the worst confusions."; echo "Prints the figures of one stage, or both as {\"detector\": ..., \"embedders\": ...}."; echo "$common_options"
             echo "  --part NAME          judge by this part of the data (again for more; default: all)"; echo "  --precision SHARE    the precision to propose the detector's thresholds for (default: 0.9)"; echo "  --stage detect|match judge the detector alone, or the embedders" ;;
@@ -200,6 +200,11 @@ stages() {  # stages VERB ARGS...: both stages of train, infer or judge, or the 
 }
 
 train() {
+    local kept
+    if [ "$(chosen_stage "$@")" = both ]; then  # what stage 2 must refuse is refused before stage 1 trains for hours
+        without stage "$@"
+        stage metric_sub train --check ${kept[@]+"${kept[@]}"}
+    fi
     stages train "$@"
 }
 

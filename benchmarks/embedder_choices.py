@@ -15,13 +15,15 @@ import shutil
 from pathlib import Path
 from statistics import mean
 
+from pydantic import ValidationError
+
 import metric_sub.judge
 import metric_sub.train
 from metric_sub.descriptors import DESCRIPTORS
 from shared.cli import config_of, parse_options, run_entry
 from shared.config import Config, dump_config
 from shared.dataset import content_fingerprint, read_dataset
-from shared.errors import UserError
+from shared.errors import UserError, first_fault
 from shared.files import write_json, write_whole
 from shared.work import fingerprint
 
@@ -31,7 +33,8 @@ FIGURES = (("retrieval", "recall_at_1"), ("retrieval", "mAP_at_R"), ("matching",
 
 
 def choices(config: Config) -> dict[str, dict]:
-    """name -> the tree of a config with the first embedder alone and one choice made otherwise. The first is as the config is."""
+    """name -> the tree of a config with the first embedder alone and one choice made otherwise. The first is as the config is; a
+    choice that does not fit the config's other keys is left out."""
     train, made = config.train_of(config.embedders[0]), {}
 
     def choose(
@@ -44,15 +47,19 @@ def choices(config: Config) -> dict[str, dict]:
         tree["embed_train"] = train.model_dump() | keys
         tree["embed_train"]["loss"] |= loss or {}
         if tree not in made.values():
-            made[name] = tree
+            try:
+                made[name] = Config.model_validate(tree).model_dump()
+            except ValidationError as error:
+                log.warning("%s: left out: %s", name, first_fault(error))
 
     def augmented(**keys) -> dict:
         return {name: {**each.model_dump(), **keys} for name, each in train.augment.items()}
 
     plain = {name: 0.0 for name in next(iter(train.augment.values())).model_dump() if name != "box_jitter"}
-    rest = train.phases[-1].model_dump() | {"share": 0.75, "task": "products", "cycles": 1}
-    views = {**rest, "share": 0.25, "task": "views"}
-    annealed = [{**rest, "share": 0.6}, {**rest, "share": 0.4, "cycles": 3}]
+    *before, last = (phase.model_dump() for phase in train.phases)
+    views = {**last, "share": 0.25, "task": "views", "freeze_backbone": False, "cycles": 1}
+    warmed = [views, *({**phase, "share": 0.75 * phase["share"]} for phase in (*before, last))]
+    annealed = [*before, {**last, "share": 0.6 * last["share"], "cycles": 1}, {**last, "share": 0.4 * last["share"], "cycles": 3}]
     choose("as configured")
     choose("one aspect group", model={"aspect_groups": 1})
     choose("five aspect groups", model={"aspect_groups": 5})
@@ -78,7 +85,7 @@ def choices(config: Config) -> dict[str, dict]:
     choose("margin 0.3", loss={"margin": 0.3})
     choose("mean pooling", embed={"gem_p": 1.0, "gem_learned": False})
     choose("GeM, p = 3 frozen", embed={"gem_p": 3.0, "gem_learned": False})
-    choose("a quarter of the epochs as views", phases=[views, rest], snapshots="last")
+    choose("a quarter of the epochs as views", phases=warmed)
     choose("three cycles at the end, averaged", phases=annealed, snapshots="average")
     choose("three cycles at the end, concatenated", phases=annealed, snapshots="concatenate")
     choose("replay of the hardest of 10", replay_every=10)

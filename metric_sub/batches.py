@@ -250,7 +250,7 @@ def jitter_box(box_xyxy: np.ndarray, share: float, rng: np.random.Generator) -> 
 
 
 def check_batch_size(model: Embedder, phases: list[EmbedPhase], n_processes: int) -> None:
-    """Raises UserError where a batch cannot be shared evenly."""
+    """Raises UserError where a batch cannot be shared evenly, or leaves a process one crop alone, which batch norms cannot use."""
     unit, reason = n_processes, f"{n_processes} processes share a batch evenly"
     if any(phase.task == "views" for phase in phases):
         unit, reason = 2 * n_processes, f"two views of a crop stay in one of {n_processes} processes"
@@ -258,4 +258,9 @@ def check_batch_size(model: Embedder, phases: list[EmbedPhase], n_processes: int
         raise UserError(
             f"embedders.{model.name}.batch_size: expected a multiple of {unit} ({reason}), found {model.batch_size}. "
             "Change it, or start another number of processes."
+        )
+    if model.batch_size < 2 * n_processes:
+        raise UserError(
+            f"embedders.{model.name}.batch_size: expected {2 * n_processes} or more (a batch norm wants two crops in each process), found "
+            f"{model.batch_size}. Raise it, or start fewer processes."
         )

@@ -122,7 +122,10 @@ class TrainedEmbedder:
 def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> EmbeddingNet:
     """The network of one entry of `embedders`. Raises UserError for an unknown backbone and for weights that do not fit."""
     rule = InputRule.of(model, shape)
-    backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
+    try:
+        backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:  # not every network of timm goes without pooling
+        raise _not_convolutional(model, f"{type(error).__name__} ({error}) where timm makes it without pooling") from None
     if load_pretrained:
         fill_backbone(
             backbone,
@@ -141,20 +144,21 @@ def _n_features(backbone: nn.Module, model: Embedder) -> int:
     try:
         with torch.inference_mode():
             features = backbone.eval()(torch.zeros(1, 3, 64, 64))  # (1, C, h, w)
-        found = f"an output of shape {tuple(features.shape)}"
-    except (AssertionError, RuntimeError, ValueError) as error:
-        features, found = None, f"{type(error).__name__} ({error})"
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise _not_convolutional(model, f"{type(error).__name__} ({error}) for a crop of 64 x 64") from None
     backbone.train()
-    if (
-        features is None
-        or features.ndim != 4
-        or features.shape[1] not in (backbone.num_features, backbone.head_hidden_size)
-    ):
-        raise UserError(
-            f"embedders: {model.name}: backbone {model.backbone!r}: expected a convolutional network that takes crops of any "
-            f"size and gives a map (B, C, h, w), found {found} for a crop of 64 x 64. Name another, such as tf_efficientnet_b5."
-        )
+    if not isinstance(features, Tensor):
+        raise _not_convolutional(model, f"a {type(features).__name__}")
+    if features.ndim != 4 or features.shape[1] not in (backbone.num_features, backbone.head_hidden_size):
+        raise _not_convolutional(model, f"an output of shape {tuple(features.shape)} for a crop of 64 x 64")
     return features.shape[1]
+
+
+def _not_convolutional(model: Embedder, found: str) -> UserError:
+    return UserError(
+        f"embedders: {model.name}: backbone {model.backbone!r}: expected a convolutional network that takes crops of any size and gives a "
+        f"map (B, C, h, w), found {found}. Name another, such as tf_efficientnet_b5."
+    )
 
 
 def _timm_says(model: Embedder) -> timm.models.PretrainedCfg:

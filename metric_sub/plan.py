@@ -23,7 +23,7 @@ def plan_of(settings: EmbedTrain, phase_begins: list[int]) -> list[Step]:
     """The steps of all phases; `phase_begins` has the first step of each, and the number of all steps at its end.
 
     A phase's rate rises from near 0 in its warm-up, then falls to 0 in as many cosines as it has cycles, each from the full
-    rate (warm restarts, Loshchilov and Hutter 2017). Weights move every `accumulate` steps and where a cycle ends. Raises
+    rate (warm restarts, Loshchilov and Hutter 2017). Weights move every `accumulate` steps of a cycle and at its end. Raises
     UserError for a phase with more cycles than steps.
     """
     plan = []
@@ -43,7 +43,7 @@ def plan_of(settings: EmbedTrain, phase_begins: list[int]) -> list[Step]:
             for step in range(begin, cycle_end):
                 rate = phase.learning_rate * warmup_cosine(step - begin, length, min(warmup, length - 1))
                 ends_cycle = step + 1 == cycle_end
-                moves = ends_cycle or (step + 1) % settings.accumulate == 0
+                moves = ends_cycle or (step - begin + 1) % settings.accumulate == 0
                 plan.append(
                     Step(phase, rate, step == 0, moves, ends_cycle and is_last and settings.snapshots != "last")
                 )

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     refuse_links(options.work)
     with locked(options.work / "preview"):  # a training on the same work folder is not disturbed
         crops = some_crops(read_dataset(options.data, config.data), config, options.work / "preview", options.fresh)
-        sheet = draw_sheet(blocks_of(crops, config, config.embedders[0]))
+        sheet = draw_sheet(blocks_of_models(crops, config))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda beside: sheet.save(beside, format="PNG"))
     print(path)
@@ -83,8 +83,18 @@ def some_crops(dataset: Dataset, config: Config, folder: Path, fresh: bool) -> p
     return cut_training_crops(part, pictures, config, folder, fresh)
 
 
+def blocks_of_models(crops: pd.DataFrame, config: Config) -> list[Block]:
+    """What `blocks_of` gives of each embedder; of those that train alike and differ in backbone, size or seed, of the first alone."""
+    blocks, seen = [], []
+    for model in config.embedders:
+        if (trained := (config.train_of(model), model.aspect_groups)) not in seen:
+            blocks += blocks_of(crops, config, model)
+            seen.append(trained)
+    return blocks
+
+
 def blocks_of(crops: pd.DataFrame, config: Config, model: Embedder) -> list[Block]:
-    """A block for each augmentation that a phase uses, and one of whole batches."""
+    """A block for each augmentation that a phase of the model uses, and one of whole batches."""
     crops, phases = crops_for(crops, config.train_of(model)), config.train_of(model).phases
     batches = EmbedderBatches(crops, config, model)
     shown = _rows_to_show(crops)
@@ -94,12 +104,12 @@ def blocks_of(crops: pd.DataFrame, config: Config, model: Embedder) -> list[Bloc
         settings = config.embed_train.augment[name].model_dump()
         blocks.append(
             Block(
-                f"{name}: phase {', '.join(used)}",
+                f"{model.name}: {name}, phase {', '.join(used)}",
                 ", ".join(f"{key} {value:g}" for key, value in settings.items() if value) or "nothing",
                 [_augmented_strip(crops, row, batches, name, config.data.max_pixels) for row in shown],
             )
         )
-    return [*blocks, _batches_block(batches)]
+    return [*blocks, _batches_block(batches, f"{model.name}: whole batches")]
 
 
 def _rows_to_show(crops: pd.DataFrame) -> list[int]:
@@ -128,7 +138,7 @@ def _augmented_strip(crops: pd.DataFrame, row: int, batches: EmbedderBatches, na
     return Strip(caption, [*plain, *augmented], SIDE, n_plain=1)
 
 
-def _batches_block(batches: EmbedderBatches) -> Block:
+def _batches_block(batches: EmbedderBatches, heading: str) -> Block:
     """The first batch of each task and aspect group."""
     first = {}  # a step by task and group
     for step in range(len(batches)):
@@ -147,7 +157,7 @@ def _batches_block(batches: EmbedderBatches) -> Block:
         ]
         strips.append(Strip(caption, [_pixels(image) for image in images], BATCH_SIDE))
     return Block(
-        "Whole batches",
+        heading,
         "the first one of each aspect group, among these few products; widths and heights as the network gets them",
         strips,
     )

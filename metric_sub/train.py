@@ -56,6 +56,7 @@ from shared.training import (
     finished,
     forget_finished,
     hold_for_training,
+    is_finished,
     keep_earlier,
     make_optimizer,
     mark_finished,
@@ -67,18 +68,35 @@ from shared.weights import pretrained_sha256
 log = logging.getLogger("embedder")
 
 PRECISION = "embed_train.precision"
-
+CHECK = ("--check", "look whether the config's embedders can be trained, and train nothing", {"action": "store_true"})
 NORM_BATCHES = 100  # from which an average of snapshots takes its batch norms' statistics
 
 
 def main(argv: list[str] | None = None) -> None:
     with several_processes() as processes, contextlib.ExitStack() as held:
-        options = from_main(lambda: parse_options("Train the embedders (stage 2).", argv))
+        options = from_main(lambda: parse_options("Train the embedders (stage 2).", argv, CHECK))
         config = from_main(lambda: config_of(options))
         use_threads(config.threads)
+        if options.check:
+            return from_main(lambda: check(config, options.weights, processes.num_processes))
         models, *crops = from_main(lambda: prepare(options, config, processes.num_processes, held))
         for model, depends in models:
             train_embedder(config, model, *crops, options.weights / model.name, depends, options.fresh)
+
+
+def check(config: Config, weights: Path, n_processes: int) -> None:
+    """Raises UserError for a model that could not be trained on any data; pretrained weights of finished ones are not asked for."""
+    check_settings(config, n_processes)
+    for model in config.embedders:
+        build_embedder(model, config.embed, load_pretrained=not is_finished(weights / model.name))
+
+
+def check_settings(config: Config, n_processes: int) -> None:
+    """Raises UserError for a precision that this machine lacks, and for batches that the processes cannot share."""
+    for model in config.embedders:
+        settings = config.train_of(model)
+        tell_precision(settings.precision, PRECISION)
+        check_batch_size(model, settings.phases, n_processes)
 
 
 def prepare(
@@ -89,10 +107,7 @@ def prepare(
     Takes the work folder's lock into `held`, cuts out frames and crops, learns the descriptors' whitening. Raises UserError for what
     cannot be trained.
     """
-    for model in config.embedders:
-        settings = config.train_of(model)
-        tell_precision(settings.precision, PRECISION)
-        check_batch_size(model, settings.phases, n_processes)
+    check_settings(config, n_processes)
     hold_for_training(options, held)
     used, parts = training_data(options, config, config.embed_train.parts)
     depends = {
@@ -121,6 +136,8 @@ def prepare(
     whitens = settings is not None and (options.fresh or not finished(whitening, learnt_from))
     if not left and not whitens:
         return [], None, None
+    for model, _ in left:  # before hours go into the first
+        build_embedder(model, config.embed, load_pretrained=True)
     if options.fresh:
         for name in [*(model.name for model in config.embedders), WHITENING]:
             forget_finished(options.weights / name)
@@ -134,6 +151,10 @@ def prepare(
         raise UserError(
             f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
         )
+    for model, _ in left:
+        settings = config.train_of(model)
+        batches = EmbedderBatches(crops_for(train_crops, settings), config, model, n_processes=n_processes)
+        plan_of(settings, batches.phase_begins)
     if whitens:
         train_whitening(train_crops, settings, config.seed, config.data.max_pixels, whitening)
         mark_finished(whitening, learnt_from)

@@ -23,8 +23,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 DescriptorWeight = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=1)]
-Colours = Annotated[list[Positive], Field(min_length=3, max_length=3)]
+Means = Annotated[list[NotNegative], Field(min_length=3, max_length=3)]
+Spreads = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 Number = Annotated[float, Field(allow_inf_nan=False)]
 # Of a training; YAML's bare no is false.
 Precision = Annotated[
@@ -156,7 +158,7 @@ class Embedder(Section):
     # px: the side of a square crop; other aspect ratios keep its area; null: the backbone's own
     input_size: Count | None
     aspect_groups: Count  # crops are resized to one of so many heights : widths; 1: all are square
-    seed: int
+    seed: Seed
     epochs: Count
     batch_size: Count  # crops of one step, over all processes
     memory: Index  # remembered embeddings of earlier steps that the loss sees too; 0: none
@@ -170,8 +172,8 @@ class Embed(Section):
     dimension: Count
     gem_p: Positive  # 1: the mean
     gem_learned: bool
-    mean: Colours | None  # of R, G, B in 0..1; null: the backbone's own
-    std: Colours | None
+    mean: Means | None  # of R, G, B in 0..1; null: the backbone's own
+    std: Spreads | None
     interpolation: Literal["bilinear", "bicubic"] | None  # of crops that grow; null: the backbone's own
     crop_margin: NotNegative  # share of the box's sides added on each side
     aspect_limit: Annotated[float, Field(ge=1)]  # aspect groups span 1 : limit to limit : 1
@@ -280,6 +282,8 @@ class EmbedTrain(Section):
             )
         if self.snapshots != "last" and self.phases[-1].cycles < 2:
             raise ValueError(f"snapshots: {self.snapshots} wants 2 or more cycles in the last phase, found 1")
+        if self.snapshots == "average" and self.phases[-1].freeze_backbone:
+            raise ValueError("snapshots: average takes the statistics of all batch norms anew; expected a last phase without freeze_backbone")
         for number, phase in enumerate(self.phases):
             if phase.augment not in self.augment:
                 raise ValueError(
@@ -369,7 +373,7 @@ class Score(Section):
     min_iou: Share
     resamples: Index  # of the videos, for the intervals; 0: no intervals
     confidence: Annotated[float, Field(gt=0, lt=1)]  # the share of the resamples that an interval holds
-    seed: int  # of the resampling
+    seed: Seed  # of the resampling
 
 
 class RuntimeChoice(Section):
@@ -393,7 +397,7 @@ class Quantize(Section):
 
 
 class Config(Section):
-    seed: int
+    seed: Seed
     threads: Index  # CPU threads; 0: as many as there are cores
     runtime: RuntimeChoice
     quantize: Quantize

@@ -445,6 +445,14 @@ def _keep_file(source: Path, target: Path) -> None:
     write_whole(target, lambda beside: shutil.copy2(source, beside))
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a model folder holds what a training, of whatever config and data, has finished."""
+    try:
+        return "fingerprint" in read_description(folder)
+    except UserError:  # none, or a damaged one
+        return False
+
+
 def finished(folder: Path, depends: dict) -> bool:
     """Whether a model folder was finished by a run with these dependencies; then it needs no checkpoints any more."""
     try:

@@ -214,7 +214,7 @@ def fill_backbone(
         source = f"{key}: {pretrained}"
         state = rename(read_state(pretrained_path(pretrained)))
     own = body.state_dict()
-    head = tuple(f"{part}." for part in ("head", "classifier", "fc"))
+    head = tuple(f"{part}." for part in ("head", "classifier", "fc", *_classifiers_of(name)))
     surplus = sorted(key for key in set(state) - set(own) if not key.startswith(head))
     missing = sorted(key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
     if missing or surplus:
@@ -225,6 +225,16 @@ def fill_backbone(
         body.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
     except RuntimeError as error:
         raise UserError(f"{source}: not the weights of {name}: {error}") from None
+
+
+def _classifiers_of(name: str) -> list[str]:
+    """How timm calls the classifier of a model, or of one with several each."""
+    try:
+        said = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a model of a tag that timm does not know
+        said = None
+    named = said.classifier if said else None
+    return [named] if isinstance(named, str) else list(named or [])
 
 
 def _how_to_fetch(name: str, key: str, place: str) -> str:

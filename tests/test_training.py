@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from safetensors.numpy import load_file
 
 import bbox_sub.infer
@@ -246,6 +248,44 @@ def test_train_then_infer_gives_a_valid_result_and_a_second_call_trains_nothing(
         stage.main(options("work"))
     entries = read_result(tmp_path / "work" / "result.json")
     assert set(entries) <= {"000000", "000001", "000002"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (["embedders.1.pretrained=nowhere.pt"], r"nowhere\.pt: no such weights file"),
+        (["embedders.1.backbone=resnet10x"], "embedders: b: timm has no backbone 'resnet10x'"),
+        (["embedders.1.backbone=efficientvit_b0"], "embedders: b: backbone 'efficientvit_b0': expected a convolutional network"),
+        (["embedders.1.batch_size=1"], r"embedders\.b\.batch_size: expected 2 or more"),
+    ],
+)
+def test_an_embedder_that_cannot_be_trained_is_refused_before_anything_is(options, fault, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        metric_sub.train.main(options("work", *fault, "--check"))
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(UserError, match=words):  # alone too, before the first model
+        metric_sub.train.main(options("work", *fault))
+    assert not (tmp_path / "work" / "weights" / "a").exists() and not (tmp_path / "work" / "frames").exists()
+
+
+def test_more_cycles_than_the_second_model_has_steps_are_refused_before_the_first_trains(options, tmp_path):
+    with pytest.raises(UserError, match=r"phases\.0\.cycles: expected at most \d+, the steps of this phase"):
+        metric_sub.train.main(options("work", "embedders.1.epochs=1", "embed_train.phases.0.cycles=9", "embedders.0.epochs=50"))
+    assert not (tmp_path / "work" / "weights" / "a").exists()
+
+
+def test_a_check_trains_nothing_and_asks_a_finished_model_for_no_pretrained_file(options, tmp_path):
+    given = tmp_path / "given.pt"
+    torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), given)
+    more = ["embedders.0.backbone=resnet10t", f"embedders.0.pretrained={given}"]
+    metric_sub.train.main(options("work", *more, "--check"))
+    assert not (tmp_path / "work").exists()
+    metric_sub.train.main(options("work", *more))
+    given.unlink()
+    metric_sub.train.main(options("work", *more, "--check"))
+    (tmp_path / "work" / "weights" / "a" / "model.json").unlink()
+    with pytest.raises(UserError, match=r"given\.pt: no such weights file"):
+        metric_sub.train.main(options("work", *more, "--check"))
 
 
 def test_data_without_a_product_trains_no_embedder(options, tiny_data):

@@ -1,6 +1,7 @@
 """The comparison of choices: each differs from the config in what its name says, and a run of it judges what was not trained on."""
 
 import json
+import re
 
 import pytest
 
@@ -19,6 +20,35 @@ def differences(tree, other, place=""):
     return set() if tree == other else {place.removeprefix(".")}
 
 
+AUGMENT, LOSS = r"embed_train\.augment\.\w+", r"embed_train\.loss"
+CHANGES = {  # what each choice may change
+    "one aspect group": ["embedders"],
+    "five aspect groups": ["embedders"],
+    "one scale": [r"embed_train\.scales"],
+    "three scales in turn": [r"embed_train\.scales"],
+    "no augmentation but the boxes' jitter": [rf"{AUGMENT}\.(?!box_jitter)\w+"],
+    "photos on their white paper": [rf"{AUGMENT}\.backdrop"],
+    "exact boxes": [rf"{AUGMENT}\.box_jitter"],
+    "no colour shift, no grey": [rf"{AUGMENT}\.(channel_shift|grey)"],
+    "distractors' tracks as products": [r"embed_train\.distractor_tracks"],
+    "no recoloured products": [r"embed_train\.recolour"],
+    "half of the colourful products recoloured": [r"embed_train\.recolour"],
+    "MixUp 0.5": [rf"{AUGMENT}\.(mixup|cutmix)"],
+    "CutMix 0.5": [rf"{AUGMENT}\.(mixup|cutmix)"],
+    "memory of 256 for ArcFace": ["embedders", rf"{LOSS}\.memory_for"],
+    "multi-similarity added": [rf"{LOSS}\.pair"],
+    "multi-similarity added, memory of 256": ["embedders", rf"{LOSS}\.(pair|memory_for)"],
+    "sub-centres": [rf"{LOSS}\.classifier"],
+    "margin 0.3": [rf"{LOSS}\.margin"],
+    "mean pooling": [r"embed\.gem_(p|learned)"],
+    "GeM, p = 3 frozen": [r"embed\.gem_(p|learned)"],
+    "a quarter of the epochs as views": [r"embed_train\.phases"],
+    "three cycles at the end, averaged": [r"embed_train\.(phases|snapshots)"],
+    "three cycles at the end, concatenated": [r"embed_train\.(phases|snapshots)"],
+    "replay of the hardest of 10": [r"embed_train\.replay_every"],
+}
+
+
 @pytest.mark.parametrize("config", ["cpu", "tiny", "wab"])
 def test_every_choice_is_a_config_of_its_own(config):
     made = choices(load_config(PROJECT / "configs" / f"{config}.yaml"))
@@ -26,11 +56,32 @@ def test_every_choice_is_a_config_of_its_own(config):
     assert len(made) > 10 and len(base["embedders"]) == 1
     assert set(descriptor_weights(Config.model_validate(base).descriptors)) == set()
     changed = {name: differences(base, Config.model_validate(tree).model_dump()) for name, tree in made.items()}
-    assert all(changed.values())
+    for name, keys in changed.items():
+        assert keys and all(any(re.fullmatch(f"{key}(\\..*)?", found) for key in CHANGES[name]) for found in keys), (name, keys)
     for name, n_groups in (("one aspect group", 1), ("five aspect groups", 5)):  # one of them may be the config's own
         assert made.get(name, base)["embedders"] == [base["embedders"][0] | {"aspect_groups": n_groups}]
-    assert changed["mean pooling"] <= {"embed.gem_p", "embed.gem_learned"}
-    assert changed["replay of the hardest of 10"] == {"embed_train.replay_every"}
+
+
+def test_phases_before_the_changed_one_stay():
+    made = choices(load_config(PROJECT / "configs" / "wab.yaml"))
+    phases = {name: tree["embed_train"]["phases"] for name, tree in made.items()}
+    of = phases["as configured"]
+    assert len(of) > 2 and len(made["as configured"]["embed_train"]["augment"]) > 1
+    views, *after = phases["a quarter of the epochs as views"]
+    assert views["task"] == "views" and views["share"] == 0.25
+    assert after == [{**phase, "share": pytest.approx(0.75 * phase["share"])} for phase in of]
+    *before, annealed, cycles = phases["three cycles at the end, averaged"]
+    assert before == of[:-1] and cycles["cycles"] == 3
+    assert annealed["share"] + cycles["share"] == pytest.approx(of[-1]["share"])
+
+
+def test_a_choice_that_does_not_fit_the_config_is_left_out(caplog):
+    """A pair loss leaves mixed crops out, and there is no classifier that could have a memory."""
+    overrides = ["embed_train.loss.classifier=none", "embed_train.loss.pair=multi_similarity"]
+    made = choices(load_config(PROJECT / "configs" / "cpu.yaml", overrides))
+    assert "mean pooling" in made
+    for name in ("MixUp 0.5", "CutMix 0.5", "memory of 256 for ArcFace"):
+        assert name not in made and f"{name}: left out: " in caplog.text
 
 
 def test_a_choice_is_trained_judged_and_reused(tiny_data, tiny_config, tmp_path, capsys):

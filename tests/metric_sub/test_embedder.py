@@ -138,10 +138,20 @@ def test_other_convolutional_backbones_do(model, shape, name):
         assert net(crops(2)).shape == (2, shape.dimension)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224", "efficientvit_b0"])
 def test_a_backbone_without_a_map_is_refused(model, shape, name):
     with pytest.raises(UserError, match=f"backbone '{name}': expected a convolutional network"):
         build(changed(model, backbone=name), shape)
+
+
+def test_a_backbone_whose_own_mean_is_0_comes_back(model, shape, tmp_path):
+    model = changed(model, backbone="mobilevitv2_050")
+    net = build(model, changed(shape, mean=None, std=None))
+    save_embedder(tmp_path, [net], model, changed(shape, mean=None, std=None), {}, 1)
+    assert read_description(tmp_path)["mean"] == [0, 0, 0]
+    [loaded] = load_embedders(tmp_path, runtime=PLAIN, flip=False)
+    with torch.inference_mode():
+        assert torch.equal(loaded.net(crops()), net.eval()(crops()))
 
 
 def test_an_unknown_tag_is_refused(model, shape):

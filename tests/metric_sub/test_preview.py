@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metric_sub.preview import BATCH_SIDE, PLAIN_RGB, WIDTH, Block, Strip, blocks_of, draw_sheet, main, some_crops
+from metric_sub.preview import (
+    BATCH_SIDE,
+    PLAIN_RGB,
+    WIDTH,
+    Block,
+    Strip,
+    blocks_of,
+    blocks_of_models,
+    draw_sheet,
+    main,
+    some_crops,
+)
 from shared.config import Config, dump_config
 from shared.dataset import read_dataset
 from shared.errors import UserError
@@ -51,9 +62,28 @@ def test_the_verb_writes_a_picture_and_prints_where(tiny_data, tiny_config, tmp_
 def test_each_augmentation_in_use_has_a_block_and_its_name(blocks):
     phases = [("products", "hard"), ("products", "light"), ("products", "hard")]
     hard, light, whole = blocks(phases, light={"flip": 0.5}, unused={"grey": 1.0}, hard={"noise": 1.0, "jpeg": 0.25})
-    assert hard.heading == "hard: phase 1 (products), 3 (products)" and hard.text == "noise 1, jpeg 0.25"
-    assert light.heading == "light: phase 2 (products)" and light.text == "flip 0.5"
-    assert whole.heading == "Whole batches"
+    assert hard.heading == "a: hard, phase 1 (products), 3 (products)" and hard.text == "noise 1, jpeg 0.25"
+    assert light.heading == "a: light, phase 2 (products)" and light.text == "flip 0.5"
+    assert whole.heading == "a: whole batches"
+
+
+def test_every_embedder_that_trains_otherwise_is_drawn(tiny_data, tiny_config, tmp_path):
+    tree = changed(tiny_config, [("products", "on")], {"on": {"flip": 0.5}, "other": {"grey": 1.0}}).model_dump()
+    first, phase = tree["embedders"][0], tree["embed_train"]["phases"][0]
+    tree["embedders"] = [
+        first | {"name": "a", "aspect_groups": 1, "train": {}},
+        first | {"name": "b", "aspect_groups": 1, "train": {}, "seed": 9, "input_size": 32},
+        first | {"name": "c", "aspect_groups": 1, "train": {"phases": [phase | {"augment": "other"}]}},
+        first | {"name": "d", "aspect_groups": 3, "train": {}},
+    ]
+    config = Config.model_validate(tree)
+    crops = some_crops(read_dataset(tiny_data, LIMITS), config, tmp_path / "preview", fresh=False)
+    headings = [block.heading for block in blocks_of_models(crops, config)]
+    assert headings == [
+        *("a: on, phase 1 (products)", "a: whole batches"),
+        *("c: other, phase 1 (products)", "c: whole batches"),
+        *("d: on, phase 1 (products)", "d: whole batches"),
+    ]
 
 
 def test_each_product_has_its_photo_and_its_frame_beside_augmented_versions(blocks):

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 from torch import nn
 
 import metric_sub.train
-from metric_sub.batches import Batch
+from metric_sub.batches import Batch, check_batch_size
 from metric_sub.embedder import build_embedder, load_embedders
 from metric_sub.losses import build_loss
 from metric_sub.plan import plan_of
@@ -55,14 +56,7 @@ def test_the_plan_of_two_phases_by_hand(tiny_config):
     assert [step.rate for step in plan] == pytest.approx([*first, *second])
     assert [step.phase for step in plan] == [config.phases[0]] * 4 + [config.phases[1]] * 6
     assert [k for k, step in enumerate(plan) if step.begins] == [0, 4]
-    assert [k for k, step in enumerate(plan) if step.moves] == [
-        1,
-        3,
-        5,
-        6,
-        7,
-        9,
-    ]  # every second, and where a cycle ends
+    assert [k for k, step in enumerate(plan) if step.moves] == [1, 3, 5, 6, 8, 9]  # every second of a cycle, and its last
     assert [k for k, step in enumerate(plan) if step.snapshot] == [6, 9]  # at the ends of the last phase's cycles
     assert not any(step.snapshot for step in plan_of(settings(tiny_config, phases=phases), [0, 4, 10]))
 
@@ -82,6 +76,21 @@ def test_a_short_phase_has_a_rate_for_every_step(tiny_config, n_steps):
 def test_more_cycles_than_steps_are_refused(tiny_config):
     with pytest.raises(UserError, match=r"embed_train\.phases\.0\.cycles: expected at most 2, .* found 3"):
         plan_of(settings(tiny_config, phases=[{**PHASE, "cycles": 3}]), [0, 2])
+
+
+def test_an_average_of_snapshots_with_a_frozen_backbone_is_refused(tiny_config):
+    frozen = {**PHASE, "freeze_backbone": True, "cycles": 2}
+    with pytest.raises(ValidationError, match="average takes the statistics of all batch norms anew"):
+        settings(tiny_config, phases=[frozen], snapshots="average")
+    settings(tiny_config, phases=[frozen], snapshots="concatenate")
+
+
+@pytest.mark.parametrize(("batch_size", "n_processes", "least"), [(1, 1, 2), (2, 2, 4), (3, 3, 6)])
+def test_batch_norms_want_two_crops_in_each_process(batch_size, n_processes, least, tiny_config):
+    model = tiny_config.embedders[0].model_copy(update={"batch_size": batch_size})
+    with pytest.raises(UserError, match=rf"embedders\.a\.batch_size: expected {least} or more .*found {batch_size}"):
+        check_batch_size(model, tiny_config.embed_train.phases, n_processes)
+    check_batch_size(model.model_copy(update={"batch_size": least}), tiny_config.embed_train.phases, n_processes)
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics(tiny_config):
@@ -245,7 +254,7 @@ SHARED_BATCH = """
 import json, sys, torch
 from accelerate import Accelerator
 import metric_sub.train
-from metric_sub.batches import Batch
+from metric_sub.batches import Batch, check_batch_size
 from metric_sub.losses import build_loss
 from metric_sub.train import backward
 from shared.config import load_config

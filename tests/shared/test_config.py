@@ -128,6 +128,10 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     ("override", "key"),
     [
         ("seed=one", "seed"),
+        ("seed=-1", "seed"),
+        ("embedders.0.seed=4294967296", "embedders.0.seed"),
+        ("embed.mean=[0.5, -0.1, 0.5]", "embed.mean.1"),
+        ("embed.std=[0.2, 0, 0.2]", "embed.std.1"),
         ("threads=-1", "threads"),
         ("match=3", "match"),
         ("match.keep_quantile=1.5", "match.keep_quantile"),

@@ -170,6 +170,17 @@ def test_a_backbone_is_filled_from_a_file_without_its_classifier(filled):
     assert equal(body, other)
 
 
+@pytest.mark.parametrize(("name", "classifier"), [("legacy_seresnet18", "last_linear"), ("mobilenetv3_small_050", "classifier")])
+def test_a_classifier_is_left_out_by_whatever_name_timm_has_for_it(name, classifier, tmp_path):
+    whole = timm.create_model(name, num_classes=3)
+    assert f"{classifier}.weight" in whole.state_dict()
+    torch.save(whole.state_dict(), tmp_path / "whole.pt")
+    body = timm.create_model(name, num_classes=0, global_pool="")
+    fill_backbone(body, name, str(tmp_path / "whole.pt"), "key", "here")
+    state = whole.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in body.state_dict().items())
+
+
 def test_a_backbone_without_pretrained_stays_as_it_is():
     body = body_of(1)
     fill_backbone(body, BACKBONE, False, "key", "here")
