@@ -26,6 +26,7 @@ from bbox_sub.targets import DetectorBatches, LabelledPicture, count_boxes, labe
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, DetectorTrain, save_config
 from shared.dataset import Dataset, content_fingerprint
+from shared.earlier import keep_earlier
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.processes import from_main, several_processes
@@ -43,7 +44,6 @@ from shared.training import (
     finished,
     forget_finished,
     hold_for_training,
-    keep_earlier,
     make_optimizer,
     mark_finished,
     tell_precision,

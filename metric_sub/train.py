@@ -39,6 +39,7 @@ from metric_sub.whitening import architecture_of, train_whitening, whitening_of
 from shared.cli import config_of, parse_options, run_entry, use_threads
 from shared.config import Config, Embedder, EmbedPhase, EmbedTrain, Whitening, save_config
 from shared.dataset import content_fingerprint
+from shared.earlier import keep_earlier
 from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.processes import from_main, gather_rows, several_processes
@@ -57,7 +58,6 @@ from shared.training import (
     forget_finished,
     hold_for_training,
     is_finished,
-    keep_earlier,
     make_optimizer,
     mark_finished,
     tell_precision,

@@ -30,7 +30,7 @@ from shared.parse import parse_json
 log = logging.getLogger("work")
 
 SCHEMA_VERSION = 1
-EARLIER = "earlier"  # the folder, in that of the weights, of what trainings wrote over (shared/training.py: keep_earlier)
+EARLIER = "earlier"  # the folder, in that of the weights, of what trainings wrote over (shared/earlier.py)
 
 
 def fingerprint(depends: object) -> str:
