@@ -68,6 +68,13 @@ def test_an_unknown_verb_shows_the_usage_and_exits_2():
         assert ended.returncode == 2 and ended.stdout == "" and "usage: bash run.sh VERB" in ended.stderr
 
 
+def test_an_embedder_that_cannot_be_trained_is_refused_before_the_detector_trains(tiny_data, tmp_path):
+    ended = run("train", "--config", PROJECT / "configs" / "tiny.yaml", "--data", tiny_data, "--work", tmp_path / "work", "embedders.0.backbone=resnet10x")
+    assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr
+    assert "embedders: resnet10: timm has no backbone 'resnet10x'; near it: resnet10t" in ended.stderr
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb):
     ended = run(verb, "-h")
