@@ -152,9 +152,9 @@ def prepare(
             f"{options.data}: no labelled product to train on: expected boxes with instance_id above 0 in the training parts."
         )
     for model, _ in left:
-        settings = config.train_of(model)
-        batches = EmbedderBatches(crops_for(train_crops, settings), config, model, n_processes=n_processes)
-        plan_of(settings, batches.phase_begins)
+        of_model = config.train_of(model)
+        batches = EmbedderBatches(crops_for(train_crops, of_model), config, model, n_processes=n_processes)
+        plan_of(of_model, batches.phase_begins)
     if whitens:
         train_whitening(train_crops, settings, config.seed, config.data.max_pixels, whitening)
         mark_finished(whitening, learnt_from)
