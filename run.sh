@@ -200,8 +200,9 @@ stages() {  # stages VERB ARGS...: both stages of train, infer or judge, or the 
 }
 
 train() {
-    local kept
-    if [ "$(chosen_stage "$@")" = both ]; then  # what stage 2 must refuse is refused before stage 1 trains for hours
+    local chosen kept
+    chosen="$(chosen_stage "$@")"
+    if [ "$chosen" = both ]; then  # what stage 2 must refuse is refused before stage 1 trains for hours
         without stage "$@"
         stage metric_sub train --check ${kept[@]+"${kept[@]}"}
     fi

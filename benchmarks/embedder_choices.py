@@ -29,6 +29,7 @@ from shared.work import fingerprint
 
 log = logging.getLogger("choices")
 
+MOST_SEEDS = 2**32  # as config.Seed has it
 FIGURES = (("retrieval", "recall_at_1"), ("retrieval", "mAP_at_R"), ("matching", "S1"))  # of the table, by part
 
 
@@ -103,6 +104,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--seeds: expected 1 or more, found {options.seeds}.")
     config = config_of(options)
     trees = choices(config)
+    if config.embedders[0].seed + options.seeds > MOST_SEEDS:
+        raise UserError(f"--seeds: expected seeds below {MOST_SEEDS}, found {options.seeds} from {config.embedders[0].seed} on.")
     unknown = sorted(set(options.only or []) - set(trees))
     if unknown:
         raise UserError(f"--only: expected some of {', '.join(trees)}, found {', '.join(unknown)}.")
@@ -117,12 +120,20 @@ def main(argv: list[str] | None = None) -> None:
     asked = {name: tree for name, tree in trees.items() if name in ("as configured", *(options.only or trees))}
     seeds = [config.embedders[0].seed + number for number in range(options.seeds)]
     for seed in seeds:
-        for name, tree in asked.items():
+        for name, tree in list(asked.items()):
             log.info("%s, seed %d", name, seed)
             tree = tree | {"embedders": [tree["embedders"][0] | {"seed": seed}]}
             depends, runs = fingerprint({"config": tree, "data": content}), found.setdefault(name, {})
             if runs.get(str(seed), {}).get("fingerprint") != depends:
-                figures = train_and_judge(options, tree, options.work / f"choice{list(trees).index(name)}_{seed}", parts)
+                folder = options.work / f"choice{list(trees).index(name)}_{seed}"
+                try:
+                    figures = train_and_judge(options, tree, folder, parts)
+                except UserError as error:
+                    if name == "as configured":
+                        raise
+                    log.warning("%s: left out: %s", name, error)
+                    del asked[name]
+                    continue
                 runs[str(seed)] = {"fingerprint": depends, "config": tree, **figures}
                 write_json(path, found)
     print(table({name: [found[name][str(seed)] for seed in seeds] for name in asked}, parts))

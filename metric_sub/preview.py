@@ -1,7 +1,7 @@
 """A sheet of augmented crops, to look at before training: `python -m metric_sub.preview --config C --data D [--work W] [--out FILE]`.
 
-Cuts crops of some products into <work>/preview as training would, draws the sheet with the first of the config's embedders and
-prints its path.
+Cuts crops of some products into <work>/preview as training would, draws the sheet with each of the config's embedders that
+trains otherwise than those before it, and prints its path.
 """
 
 from bisect import bisect_right

@@ -78,25 +78,24 @@ def main(argv: list[str] | None = None) -> None:
         config = from_main(lambda: config_of(options))
         use_threads(config.threads)
         if options.check:
-            return from_main(lambda: check(config, options.weights, processes.num_processes))
+            return from_main(lambda: check(config, options.weights, processes.num_processes, options.fresh))
         models, *crops = from_main(lambda: prepare(options, config, processes.num_processes, held))
         for model, depends in models:
             train_embedder(config, model, *crops, options.weights / model.name, depends, options.fresh)
 
 
-def check(config: Config, weights: Path, n_processes: int) -> None:
-    """Raises UserError for a model that could not be trained on any data; pretrained weights of finished ones are not asked for."""
-    check_settings(config, n_processes)
-    for model in config.embedders:
-        build_embedder(model, config.embed, load_pretrained=not is_finished(weights / model.name))
+def check(config: Config, weights: Path, n_processes: int, fresh: bool) -> None:
+    """Raises UserError for a model that could not be trained on any data.
 
-
-def check_settings(config: Config, n_processes: int) -> None:
-    """Raises UserError for a precision that this machine lacks, and for batches that the processes cannot share."""
+    What timm would have to fetch is not asked for where a model is finished, and perhaps stays; a file is, since without it no model
+    counts as trained with it.
+    """
     for model in config.embedders:
         settings = config.train_of(model)
         tell_precision(settings.precision, PRECISION)
         check_batch_size(model, settings.phases, n_processes)
+        stays = model.pretrained is True and not fresh and is_finished(weights / model.name)
+        build_embedder(model, config.embed, load_pretrained=not stays)
 
 
 def prepare(
@@ -107,7 +106,7 @@ def prepare(
     Takes the work folder's lock into `held`, cuts out frames and crops, learns the descriptors' whitening. Raises UserError for what
     cannot be trained.
     """
-    check_settings(config, n_processes)
+    check(config, options.weights, n_processes, options.fresh)  # before anything is written over
     hold_for_training(options, held)
     used, parts = training_data(options, config, config.embed_train.parts)
     depends = {
@@ -136,8 +135,9 @@ def prepare(
     whitens = settings is not None and (options.fresh or not finished(whitening, learnt_from))
     if not left and not whitens:
         return [], None, None
-    for model, _ in left:  # before hours go into the first
-        build_embedder(model, config.embed, load_pretrained=True)
+    for model, _ in left:  # what timm must fetch after all: before hours go into the first
+        if model.pretrained is True:
+            build_embedder(model, config.embed, load_pretrained=True)
     if options.fresh:
         for name in [*(model.name for model in config.embedders), WHITENING]:
             forget_finished(options.weights / name)

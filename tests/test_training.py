@@ -274,18 +274,34 @@ def test_more_cycles_than_the_second_model_has_steps_are_refused_before_the_firs
     assert not (tmp_path / "work" / "weights" / "a").exists()
 
 
-def test_a_check_trains_nothing_and_asks_a_finished_model_for_no_pretrained_file(options, tmp_path):
+def test_a_check_trains_nothing_and_what_is_refused_writes_nothing_over(options, tmp_path):
     given = tmp_path / "given.pt"
     torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), given)
     more = ["embedders.0.backbone=resnet10t", f"embedders.0.pretrained={given}"]
     metric_sub.train.main(options("work", *more, "--check"))
     assert not (tmp_path / "work").exists()
     metric_sub.train.main(options("work", *more))
-    given.unlink()
-    metric_sub.train.main(options("work", *more, "--check"))
-    (tmp_path / "work" / "weights" / "a" / "model.json").unlink()
-    with pytest.raises(UserError, match=r"given\.pt: no such weights file"):
-        metric_sub.train.main(options("work", *more, "--check"))
+    weights = tmp_path / "work" / "weights"
+    before = {path: path.read_bytes() for path in weights.rglob("*") if path.is_file() and path.name != ".lock"}
+    given.unlink()  # without the file the model does not count as trained with it
+    for arguments in (["--check"], ["--check", "--fresh"], []):
+        with pytest.raises(UserError, match=r"given\.pt: no such weights file"):
+            metric_sub.train.main(options("work", *more, *arguments))
+    with pytest.raises(UserError, match="timm has no backbone"):
+        metric_sub.train.main(options("work", "embedders.0.backbone=resnet10x"))
+    assert before == {path: path.read_bytes() for path in weights.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_a_check_has_nothing_fetched_for_a_finished_model_that_stays(options, monkeypatch):
+    metric_sub.train.main(options("work"))
+    def fetched(model, embed, *, load_pretrained):
+        asked[model.name] = load_pretrained
+
+    monkeypatch.setattr(metric_sub.train, "build_embedder", fetched)
+    for arguments, expected in (([], False), (["--fresh"], True)):
+        asked = {}
+        metric_sub.train.main(options("work", "embedders.0.pretrained=true", "--check", *arguments))
+        assert asked == {"a": expected, "b": True}
 
 
 def test_data_without_a_product_trains_no_embedder(options, tiny_data):

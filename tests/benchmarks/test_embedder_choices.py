@@ -129,6 +129,17 @@ def test_the_table_has_means_and_the_differences_of_equal_seeds():
     assert table(first, ["test"]).splitlines()[3] == "| other | 0.625 | 0.400 | 0.100 | 3.00 |"
 
 
+def test_a_choice_that_training_refuses_is_left_out(tiny_data, tiny_config, tmp_path, capsys, caplog):
+    """Views come in pairs, and five crops do not."""
+    (tmp_path / "config.yaml").write_text(dump_config(tiny_config))
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--data", str(tiny_data), "--work", str(tmp_path / "work")]
+    main([*arguments, "--only", "a quarter of the epochs as views", "embedders.0.batch_size=5"])
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["| as configured"]
+    assert "a quarter of the epochs as views: left out: embedders.a.batch_size: expected a multiple of 2" in caplog.text
+    with pytest.raises(UserError, match="--seeds: expected seeds below 4294967296, found 2 from 4294967295 on"):
+        main([*arguments, "--seeds", "2", "embedders.0.seed=4294967295"])
+
+
 def test_an_unknown_choice_is_refused(tiny_data, tmp_path):
     with pytest.raises(UserError, match="--only: expected some of as configured, .*found none such"):
         main(["--data", str(tiny_data), "--work", str(tmp_path), "--only", "none such"])
