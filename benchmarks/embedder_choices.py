@@ -8,6 +8,7 @@ on. Writes <work>/choices.json after each and prints the table. What is finished
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import resource
@@ -21,7 +22,7 @@ import metric_sub.judge
 import metric_sub.train
 from metric_sub.descriptors import DESCRIPTORS
 from shared.cli import config_of, parse_options, run_entry
-from shared.config import Config, dump_config
+from shared.config import SEEDS, Config, dump_config
 from shared.dataset import content_fingerprint, read_dataset
 from shared.errors import UserError, first_fault
 from shared.files import write_json, write_whole
@@ -29,7 +30,7 @@ from shared.work import fingerprint
 
 log = logging.getLogger("choices")
 
-MOST_SEEDS = 2**32  # as config.Seed has it
+BASE = "as configured"
 FIGURES = (("retrieval", "recall_at_1"), ("retrieval", "mAP_at_R"), ("matching", "S1"))  # of the table, by part
 
 
@@ -61,7 +62,7 @@ def choices(config: Config) -> dict[str, dict]:
     views = {**last, "share": 0.25, "task": "views", "freeze_backbone": False, "cycles": 1}
     warmed = [views, *({**phase, "share": 0.75 * phase["share"]} for phase in (*before, last))]
     annealed = [*before, {**last, "share": 0.6 * last["share"], "cycles": 1}, {**last, "share": 0.4 * last["share"], "cycles": 3}]
-    choose("as configured")
+    choose(BASE)
     choose("one aspect group", model={"aspect_groups": 1})
     choose("five aspect groups", model={"aspect_groups": 5})
     choose("one scale", scales=[1.0])
@@ -104,39 +105,38 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--seeds: expected 1 or more, found {options.seeds}.")
     config = config_of(options)
     trees = choices(config)
-    if config.embedders[0].seed + options.seeds > MOST_SEEDS:
-        raise UserError(f"--seeds: expected seeds below {MOST_SEEDS}, found {options.seeds} from {config.embedders[0].seed} on.")
+    if config.embedders[0].seed + options.seeds > SEEDS:
+        raise UserError(f"--seeds: expected seeds below {SEEDS}, found {options.seeds} from {config.embedders[0].seed} on.")
     unknown = sorted(set(options.only or []) - set(trees))
     if unknown:
         raise UserError(f"--only: expected some of {', '.join(trees)}, found {', '.join(unknown)}.")
     dataset = read_dataset(options.data, config.data)
-    trained = tuple(trees["as configured"]["embed_train"]["parts"])  # by the first letters of their names
+    trained = tuple(trees[BASE]["embed_train"]["parts"])  # by the first letters of their names
     parts = sorted(part for part in set(dataset.media.part) if not part.startswith(trained))
     if not parts:
         raise UserError(f"{options.data}: expected a part that is not trained on, found {', '.join(trained)} alone.")
     content = fingerprint(content_fingerprint(dataset))
     path = options.work / "choices.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.fresh else {}
-    asked = {name: tree for name, tree in trees.items() if name in ("as configured", *(options.only or trees))}
-    seeds = [config.embedders[0].seed + number for number in range(options.seeds)]
-    for seed in seeds:
-        for name, tree in list(asked.items()):
-            log.info("%s, seed %d", name, seed)
-            tree = tree | {"embedders": [tree["embedders"][0] | {"seed": seed}]}
-            depends, runs = fingerprint({"config": tree, "data": content}), found.setdefault(name, {})
-            if runs.get(str(seed), {}).get("fingerprint") != depends:
-                folder = options.work / f"choice{list(trees).index(name)}_{seed}"
-                try:
-                    figures = train_and_judge(options, tree, folder, parts)
-                except UserError as error:
-                    if name == "as configured":
-                        raise
-                    log.warning("%s: left out: %s", name, error)
-                    del asked[name]
-                    continue
-                runs[str(seed)] = {"fingerprint": depends, "config": tree, **figures}
-                write_json(path, found)
-    print(table({name: [found[name][str(seed)] for seed in seeds] for name in asked}, parts))
+    asked = [name for name in trees if not options.only or name in (BASE, *options.only)]
+    seeds, refused = [config.embedders[0].seed + number for number in range(options.seeds)], set()
+    for seed, name in itertools.product(seeds, asked):
+        tree = trees[name] | {"embedders": [trees[name]["embedders"][0] | {"seed": seed}]}
+        depends = fingerprint({"config": tree, "data": content})
+        if name in refused or found.get(name, {}).get(str(seed), {}).get("fingerprint") == depends:
+            continue
+        log.info("%s, seed %d", name, seed)
+        try:
+            figures = train_and_judge(options, tree, options.work / f"choice{list(trees).index(name)}_{seed}", parts)
+        except UserError as error:
+            if name == BASE:
+                raise
+            log.warning("%s: left out: %s", name, error)
+            refused.add(name)
+        else:
+            found.setdefault(name, {})[str(seed)] = {"fingerprint": depends, "config": tree, **figures}
+            write_json(path, found)
+    print(table({name: [found[name][str(seed)] for seed in seeds] for name in asked if name not in refused}, parts))
 
 
 def train_and_judge(options, tree: dict, folder: Path, parts: list[str]) -> dict:

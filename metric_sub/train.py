@@ -57,7 +57,7 @@ from shared.training import (
     finished,
     forget_finished,
     hold_for_training,
-    is_finished,
+    is_trained,
     make_optimizer,
     mark_finished,
     tell_precision,
@@ -94,7 +94,7 @@ def check(config: Config, weights: Path, n_processes: int, fresh: bool) -> None:
         settings = config.train_of(model)
         tell_precision(settings.precision, PRECISION)
         check_batch_size(model, settings.phases, n_processes)
-        stays = model.pretrained is True and not fresh and is_finished(weights / model.name)
+        stays = model.pretrained is True and not fresh and is_trained(weights / model.name)
         build_embedder(model, config.embed, load_pretrained=not stays)
 
 
@@ -154,7 +154,7 @@ def prepare(
     for model, _ in left:
         of_model = config.train_of(model)
         batches = EmbedderBatches(crops_for(train_crops, of_model), config, model, n_processes=n_processes)
-        plan_of(of_model, batches.phase_begins)
+        plan_of(of_model, batches.phase_begins)  # which refuses more cycles than steps
     if whitens:
         train_whitening(train_crops, settings, config.seed, config.data.max_pixels, whitening)
         mark_finished(whitening, learnt_from)

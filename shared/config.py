@@ -26,7 +26,8 @@ Count = Annotated[int, Field(ge=1)]
 Means = Annotated[list[NotNegative], Field(min_length=3, max_length=3)]
 Spreads = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Index = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+SEEDS = 2**32  # numpy takes those below
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 # Of a training; YAML's bare no is false.
 Precision = Annotated[

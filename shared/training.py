@@ -368,7 +368,7 @@ def forget_finished(folder: Path) -> None:
     write_json(path, {key: value for key, value in description.items() if key not in ("fingerprint", "imported")})
 
 
-def is_finished(folder: Path) -> bool:
+def is_trained(folder: Path) -> bool:
     """Whether a model folder holds what a training, of whatever config and data, has finished."""
     try:
         return "fingerprint" in read_description(folder)

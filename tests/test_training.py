@@ -294,6 +294,7 @@ def test_a_check_trains_nothing_and_what_is_refused_writes_nothing_over(options,
 
 def test_a_check_has_nothing_fetched_for_a_finished_model_that_stays(options, monkeypatch):
     metric_sub.train.main(options("work"))
+
     def fetched(model, embed, *, load_pretrained):
         asked[model.name] = load_pretrained
 

@@ -254,7 +254,7 @@ SHARED_BATCH = """
 import json, sys, torch
 from accelerate import Accelerator
 import metric_sub.train
-from metric_sub.batches import Batch, check_batch_size
+from metric_sub.batches import Batch
 from metric_sub.losses import build_loss
 from metric_sub.train import backward
 from shared.config import load_config
