@@ -23,7 +23,8 @@ def optimal_pairs(item: np.ndarray, video: np.ndarray, distance: np.ndarray, max
     - one item that may have several videos, and nobody else may: the nearest, then the smaller video;
     - else, among assignments of equal sum: always the same one for the same pairs, whatever order they are given in.
 
-    Memory grows with P; time with P, and in a large component with the square of its items.
+    Memory grows with P; time with P, and in a large component with the square of its items or of its videos,
+    whichever are fewer.
     """
     matched, rest = _settle(item, video, max_distance + MARGIN - distance.astype(np.float64))
     component = _components(item[rest], video[rest])
@@ -87,15 +88,17 @@ def _components(item: np.ndarray, video: np.ndarray) -> np.ndarray:
 
 
 def _solve(item: np.ndarray, video: np.ndarray, distance: np.ndarray, max_distance: float) -> np.ndarray:
-    """(P,) bool, the best assignment of these pairs. Each item may also take a place of its own: no video."""
-    row = np.unique(item, return_inverse=True)[1]
-    column = np.unique(video, return_inverse=True)[1]
-    n_items, n_videos = row.max() + 1, column.max() + 1
-    alone = np.arange(n_items)
-    # The solver knows no cost of 0, hence 1 more for all: each item is assigned exactly once.
-    costs = np.concatenate([1 + distance.astype(np.float64), np.full(n_items, 1 + max_distance + MARGIN)])
-    places = np.concatenate([row, alone]), np.concatenate([column, n_videos + alone])
-    rows, columns = min_weight_full_bipartite_matching(csr_array((costs, places), shape=(n_items, n_videos + n_items)))
-    assigned = np.empty(n_items, np.int64)
+    """(P,) bool, the best assignment of these pairs. Each row (items, or videos where they are fewer) may also take a column of its
+    own: no match."""
+    row, column = (np.unique(side, return_inverse=True)[1] for side in (item, video))
+    if column.max() < row.max():
+        row, column = column, row  # the solver searches once for each row
+    n_rows, n_columns = row.max() + 1, column.max() + 1
+    alone = np.arange(n_rows)
+    # The solver knows no cost of 0, hence 1 more for all: each row is assigned exactly once.
+    costs = np.concatenate([1 + distance.astype(np.float64), np.full(n_rows, 1 + max_distance + MARGIN)])
+    places = np.concatenate([row, alone]), np.concatenate([column, n_columns + alone])
+    rows, columns = min_weight_full_bipartite_matching(csr_array((costs, places), shape=(n_rows, n_columns + n_rows)))
+    assigned = np.empty(n_rows, np.int64)
     assigned[rows] = columns
     return assigned[row] == column
