@@ -157,9 +157,12 @@ def test_training_learns_it_and_learns_it_again_where_something_changed(trained,
     train(config)
     assert path.stat().st_mtime_ns > made and json.loads(path.read_text())["sha256"] == sha256  # the same bits
     made = path.stat().st_mtime_ns
+    assert not (weights / "earlier").exists()
     changed = config.descriptors.model_copy(update={"whitening": Whitening(shrinkage=0.6, values=20)})
     train(config.model_copy(update={"descriptors": changed}))
     assert path.stat().st_mtime_ns > made and json.loads(path.read_text())["sha256"] != sha256
+    [kept] = (weights / "earlier").iterdir()  # though no embedder had been trained
+    assert load_descriptors(config.descriptors, kept).settings["whitening"] == sha256
 
 
 def test_other_training_crops_and_fresh_learn_it_again(trained, config, monkeypatch):
