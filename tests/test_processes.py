@@ -1,15 +1,23 @@
 """A training in several real processes: the losses of one, one voice, one lock, one end."""
 
+import contextlib
 import csv
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+from accelerate.utils import set_seed
 from PIL import Image
 
 import bbox_sub.train
-from metric_sub.embedder import load_embedders
+import metric_sub.train
+from metric_sub.batches import EmbedderBatches
+from metric_sub.embedder import build_embedder, load_embedders
+from metric_sub.losses import build_loss
+from metric_sub.training_crops import crops_for
+from shared.cli import config_of, parse_options
 from shared.config import Config, dump_config
 from shared.errors import UserError
 from shared.lock import locked
@@ -119,6 +127,28 @@ def test_batch_norms_in_several_processes_are_told(tiny_config, caplog):
     assert not caplog.text
 
 
+def first_losses(arguments, n_steps):
+    """The losses of the first model's first steps, without moving, as two processes should come to them."""
+    with contextlib.ExitStack() as held:
+        asked = parse_options("", arguments)
+        config = config_of(asked)
+        [(model, _), *_], crops, _ = metric_sub.train.prepare(asked, config, 2, held)
+    settings = config.train_of(model)
+    shares = [EmbedderBatches(crops_for(crops, settings), config, model, index, 2) for index in range(2)]
+    set_seed(model.seed)
+    network = build_embedder(model, config.embed, load_pretrained=True)
+    loss = build_loss(settings.loss, shares[0].n_classes, config.embed.dimension, model.memory)
+    losses = []
+    for step in range(n_steps):
+        metric_sub.train.set_mode(network, settings.phases[0])
+        loss.set_margin(step / len(shares[0]))
+        batches = [share[step] for share in shares]
+        embeddings = torch.cat([network(batch.images) for batch in batches])
+        classes, other_classes = (torch.cat([getattr(b, name) for b in batches]) for name in ("classes", "other_classes"))
+        losses.append(loss(embeddings, classes, other_classes, batches[0].share).item())
+    return losses
+
+
 def test_embedders_train_in_two_processes(options, tmp_path):
     """With a frozen phase, accumulation and replays, which touch what the processes exchange."""
     phase = "task: products, augment: hard, learning_rate: 0.01, cycles: 1"
@@ -137,5 +167,9 @@ def test_embedders_train_in_two_processes(options, tmp_path):
         folder = tmp_path / "work" / "weights" / name
         assert len(losses_of(folder)) == n_steps and all(0 < row["loss"] < 100 for row in losses_of(folder))
         assert len(load_embedders(folder, runtime=PLAIN, flip=False)) == 1
+    # The two shares of a batch one after the other, then one loss of both. The weights move after the second step for the first time.
+    expected = first_losses(["--fresh", *options("alone"), *more], n_steps=2)
+    found = [row["loss"] for row in losses_of(tmp_path / "work" / "weights" / "a")]
+    assert found[:2] == pytest.approx(expected, abs=2e-3) and abs(found[0] - found[1]) > 0.01
     again = run("bash", PROJECT / "run.sh", "train", "--stage", "match", *options("work"), *more)
     assert again.returncode == 0 and again.stderr.count("reused, it was trained with this config") == 2
