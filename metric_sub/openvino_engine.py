@@ -61,10 +61,13 @@ def front_model(network: nn.Module) -> ov.Model:
 def _pad_inside(convolution: ov.Node) -> None:
     """Puts TensorFlow's padding, which depends on the picture's size, into the convolution that it stands before.
 
-    timm reckons it by a chain of operations and pads with a copy of the picture.
+    timm reckons it by a chain of operations and pads with a copy of the picture. Any other padding (by mirrored pixels, by amounts
+    that are fixed) stays where it is.
     """
     pad = convolution.input_value(0).get_node()
-    if pad.get_type_name() != "Pad":
+    if pad.get_type_name() != "Pad" or pad.get_attributes()["pad_mode"] != "constant":
+        return
+    if pad.input_value(1).get_node().get_type_name() == "Constant":
         return
     make = ops.convolution if convolution.get_type_name() == "Convolution" else ops.group_convolution
     said = convolution.get_attributes()

@@ -60,8 +60,9 @@ def test_tensorflows_padding_goes_into_the_convolutions(save):
     assert "Pad" not in types and "GroupConvolution" in types
 
 
-def test_tensorflows_padding_at_even_and_odd_sizes(save):
-    folder = save("tf_efficientnet_b0")
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_b0", "resnetblur18"])  # the second pads by mirrored pixels
+def test_padding_before_convolutions_at_even_and_odd_sizes(save, backbone):
+    folder = save(backbone)
     [plain], [ours] = (load_embedders(folder, runtime=runtime, flip=False) for runtime in (PLAIN, F32))
     rng = np.random.default_rng(1)
     for height, width in ((64, 64), (48, 80), (33, 47), (50, 31)):  # 48 and 80 become odd on the way down
