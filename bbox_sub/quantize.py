@@ -30,7 +30,7 @@ from shared.int8 import Source, load_nncf, quantize_within, versions
 from shared.lock import locked
 from shared.media import MediaError
 from shared.progress import progress_bar
-from shared.quantized import FOLDER, discard, save_quantized
+from shared.quantized import FOLDER, are_damaged, discard, save_quantized
 from shared.reader import open_reader
 from shared.runtime import PLAIN, Runtime
 from shared.tables import Dataset
@@ -77,7 +77,7 @@ def quantize_detector(config: Config, options: argparse.Namespace, description: 
             "validation": content_fingerprint(judging) if judging else None,
             "versions": versions(),
         },
-        options.fresh,
+        options.fresh or are_damaged(weights),
     )
     if step.done:
         return

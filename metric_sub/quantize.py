@@ -32,7 +32,7 @@ from shared.fit import settle_problems
 from shared.int8 import Source, load_nncf, quantize_within, versions
 from shared.lock import locked
 from shared.progress import progress_bar
-from shared.quantized import FOLDER, discard, save_quantized
+from shared.quantized import FOLDER, are_damaged, discard, save_quantized
 from shared.reader import open_reader
 from shared.runtime import PLAIN, Runtime
 from shared.tables import BOX, Dataset
@@ -72,8 +72,9 @@ def quantize_embedders(config: Config, options: argparse.Namespace, trained: dic
         "validation": None if boxes is None else table_fingerprint(boxes.drop(columns=["path", "item_kind"])),
         "versions": versions(),
     }
+    fresh = options.fresh or any(map(are_damaged, trained))
     steps = {
-        folder: Step(folder / FOLDER, {"weights": description["sha256"], **shared_settings}, options.fresh)
+        folder: Step(folder / FOLDER, {"weights": description["sha256"], **shared_settings}, fresh)
         for folder, description in trained.items()
     }
     if all(step.done for step in steps.values()):
@@ -89,6 +90,11 @@ def quantize_embedders(config: Config, options: argparse.Namespace, trained: dic
     if boxes is not None:
         in_float = {folder: load_embedders(folder, runtime=FLOAT, flip=config.embed.flip) for folder in networks}
         expected = embed_boxes(in_float, boxes, config, "recall@1 in float32")
+        if not next(iter(expected.values())).any():
+            raise UserError(
+                "none of the pictures to measure recall@1 on can be read; the warnings above say why. Name other data with --data, or set "
+                "quantize.max_recall_loss to null: INT8 weights are then made unmeasured."
+            )
 
         def measure(models: dict[str, ov.Model]) -> dict:
             in_int8 = {folder: in_models(embedders, folder, models) for folder, embedders in networks.items()}
@@ -193,8 +199,11 @@ def costs_of(boxes: pd.DataFrame, expected: dict[Path, np.ndarray], found: dict[
     """What the vectors `found` in INT8 lose against those expected, by embedder (N, D), rows as in `boxes`.
 
     recall_at_1: of each embedder by name, and of ALL together, {float, int8, loss, cosine}, the last the mean of the vectors'
-    cosines. loss: the largest of them; of: whose it is.
+    cosines. loss: the largest of them; of: whose it is. Boxes without a vector (zeros) are left out.
     """
+    embedded = next(iter(expected.values())).any(axis=1)
+    boxes = boxes[embedded]
+    expected, found = ({folder: rows[embedded] for folder, rows in side.items()} for side in (expected, found))
     products, is_photo = boxes.instance_id.to_numpy(), (boxes.kind == "photo").to_numpy()
     pairs = {folder.name: (expected[folder], found[folder]) for folder in expected}
     if len(pairs) > 1:

@@ -52,7 +52,7 @@ def read_quantized(folder: Path, name: str) -> ov.Model:
         path = folder / FOLDER / file
         if file not in sums:
             raise UserError(f"{path}: expected among the INT8 weights, found {', '.join(sorted(sums))}: of another version. {HOW}")
-        if not path.is_file() or file_sha256(path) != sums[file]:
+        if not _is_whole(path, sums[file]):
             raise UserError(f"{path}: expected the file with sha256 {sums[file]}, found another or none. {HOW}")
     return openvino_core().read_model(*(folder / FOLDER / file for file in files))
 
@@ -79,6 +79,18 @@ def quantized_files(folder: Path) -> dict[str, str]:
             f"since. {HOW}"
         )
     return files
+
+
+def are_damaged(folder: Path) -> bool:
+    """Whether a model's folder has INT8 weights of which a file is missing or is not the one that the manifest tells."""
+    try:
+        return not all(_is_whole(folder / FOLDER / file, sha256) for file, sha256 in quantized_files(folder).items())
+    except UserError:
+        return False
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_sha256(path) == sha256
 
 
 def made_or_quantized(

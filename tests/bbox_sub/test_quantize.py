@@ -69,6 +69,10 @@ def test_int8_weights_are_made_told_reused_and_taken(options, caplog, tmp_path):
     caplog.set_level("INFO")
     main(arguments)
     assert "reused" in caplog.text
+    (folder / "int8" / "front.bin").unlink()
+    shutil.rmtree(folder / "compiled")
+    main(arguments)
+    load_detector(folder, runtime=INT8, least_score=0.0)
     # and the whole stage with it; another calibration has other fingerprints
     run = arguments[:6] + ["runtime={engine: openvino, precision: int8, device: auto}"]
     infer(run)

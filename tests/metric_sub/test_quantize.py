@@ -1,6 +1,7 @@
 """The entry of `run.sh quantize --stage match`: what it leaves, what inference makes of it, what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 import metric_sub.quantize
 from metric_sub.embed import embed_by_model
 from metric_sub.embedder import build_embedder, load_embedders, save_embedder
-from metric_sub.quantize import main, some_products
+from metric_sub.quantize import costs_of, main, some_products
 from shared.config import dump_config
 from shared.errors import UserError
 from shared.runtime import Runtime
@@ -60,6 +61,10 @@ def test_int8_weights_are_made_told_reused_and_taken(options, caplog):
     caplog.set_level("INFO")
     main(arguments)
     assert caplog.text.count("reused") == 2
+    damaged = weights / "a" / "int8" / "network0.bin"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    main(arguments)
+    load_embedders(weights / "a", runtime=INT8, flip=True)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +108,11 @@ def test_of_too_many_boxes_those_of_some_products_are_judged():
         kept = some_products(boxes, n_pictures, 0)
         assert len(kept) == 4 * n_products and kept.instance_id.nunique() == n_products
         assert set(kept.instance_id) <= {1, 2, 3, 4}
+
+
+def test_boxes_of_pictures_that_cannot_be_read_cost_nothing():
+    boxes = pd.DataFrame({"instance_id": [1, 2, 1, 2, 3], "kind": ["photo", "photo", "video", "video", "video"]})
+    expected = np.float32([[1, 0], [0, 1], [1, 0], [0, 1], [0, 0]])
+    found = np.float32([[1, 0], [0, 1], [0.8, 0.6], [0.6, 0.8], [0, 0]])
+    costs = costs_of(boxes, {Path("a"): expected}, {Path("a"): found})
+    assert costs["recall_at_1"]["a"] == {"float": 1, "int8": 1, "loss": 0, "cosine": pytest.approx((1 + 1 + 0.8 + 0.8) / 4)}
