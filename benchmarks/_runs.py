@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bbox_sub.detector import build_detector
-from benchmarks.side_by_side import HUGE_PAGES, Measured
+from benchmarks.side_by_side import BY_RUN_SH, Measured
 from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.whitening import FOLDER, map_shapes, save_whitening, whitening_of
 from shared.config import Config, Data
@@ -56,13 +56,12 @@ def link_some(data: Path, limits: Data, folder: Path, n_videos: int, n_photos: i
     return folder
 
 
-def run_measured(module: str, arguments: list[object], measured: Measured, *, small_pages: bool = False) -> None:
+def run_measured(module: str, arguments: list[object], measured: Measured, *, as_it_comes: bool = False) -> None:
     """Runs `python -m module` to its end and adds its seconds, those of its processors, and the most memory that it and its children
-    held together (resident, what they share counted in each). small_pages: without the huge pages that run.sh asks for.
+    held together (resident, what they share counted in each), as one sees who looks every 0.1 s. as_it_comes: without what run.sh sets.
     Raises UserError where it fails."""
-    environment = {**os.environ, "VID2SHOP_QUIET": "1"}
-    if small_pages:
-        environment.pop(HUGE_PAGES, None)
+    left_out = BY_RUN_SH if as_it_comes else ()
+    environment = {name: value for name, value in os.environ.items() if name not in left_out} | {"VID2SHOP_QUIET": "1"}
     before, started = _children_seconds(), time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)], stdout=sys.stderr, env=environment

@@ -4,10 +4,11 @@
 
 Without --weights it is the full recipe's network (configs/wab.yaml, a VoVNet-99) with random weights whose batch norms fit the
 pictures, which are drawn; where NNCF is installed they calibrate INT8 weights too.
-Every side has the same weights and pictures and a process of its own. The first two are as they come: without huge pages, each
-picture by itself; ours has as many at work as it has streams. `found`: the share of the base's boxes that a side has with an
-IoU of 0.9 or more and the same label. Random weights have many boxes of nearly equal score, of which the last bits choose: `evaluate`
-with a trained detector, once per runtime.precision, tells what a precision costs in mAP.
+Every side has the same weights and pictures and a process of its own. The first two are as they come, without what run.sh sets (huge
+pages, threads that sleep while they wait), each picture by itself; ours has as many at work as it has streams.
+`found`: the share of the base's boxes that a side has with an IoU of 0.9 or more and the same label. Random weights have many boxes of
+nearly equal score, of which the last bits choose: `evaluate` with a trained detector, once per runtime.precision, tells what a
+precision costs in mAP.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from torch import nn
 from bbox_sub.detector import build_detector, load_detector
 from bbox_sub.openvino_engine import MODELS, CompiledDetector, detector_models
 from benchmarks._plain_pooling import pooling_plainly
-from benchmarks.side_by_side import flop_of, matrix_limits, measure, publish, report_of
+from benchmarks.side_by_side import add_sides, flop_of, matrix_limits, measure, publish, report_of
 from shared.boxes import pairwise_iou
 from shared.cli import use_threads
 from shared.config import load_config
@@ -45,7 +46,7 @@ LIMITS = {BASE: "torch f32", "detectron2": "torch f32", "f32": "openvino f32", "
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bash run.sh bench detector", description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, help="a trained detector's folder (default: drawn weights of the full recipe)")
-    parser.add_argument("--side", action="append", help=f"beside {BASE}: detectron2, f32, bf16 or int8 (default: all that run here)")
+    add_sides(parser, BASE, LIMITS)
     parser.add_argument("--pictures", type=int, default=2, help="of one call (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--size", type=int, nargs=2, default=(608, 1080), help="height and width (default: 608 1080)")
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             use_threads(options.threads)
             quantize_drawn(weights, pictures)
         sides = {name: partial(prepare, name, weights, pictures) for name in names}
-        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads, small_pages=AS_IT_COMES)
+        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads, as_they_come=AS_IT_COMES)
         model, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE, engine="torchvision")
         flop = flop_of(lambda: run_plain(model, pictures[:1]))
     base = measured[BASE].gave

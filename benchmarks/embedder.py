@@ -5,7 +5,7 @@
 Without --weights it is the full recipe's first embedder (configs/wab.yaml, an EfficientNet-B5) with random weights whose batch norms
 fit the crops, which are drawn; where NNCF is installed they calibrate INT8 weights too.
 Every side has the same weights and crops and a process of its own; torch takes all crops of a call as one batch, ours each by itself.
-torch has the memory's small pages, as it comes, but for the side that is named for huge ones: what part of a ratio is the memory's.
+torch has memory and threads as they come, but for the side that has those that run.sh asks for: what part of a ratio is theirs.
 `cosine`: the least of a side's vectors with the base's. A network of random weights exaggerates small differences; --weights names a
 trained one.
 """
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from benchmarks.detector import FULL_RECIPE, drawn_pictures
-from benchmarks.side_by_side import flop_of, matrix_limits, measure, publish, report_of
+from benchmarks.side_by_side import add_sides, flop_of, matrix_limits, measure, publish, report_of
 from metric_sub.crops import to_input
 from metric_sub.embedder import build_embedder, load_embedders, save_embedder
 from metric_sub.openvino_engine import front_model
@@ -36,15 +36,15 @@ from shared.weights import read_description
 from shared.work import Step
 
 BASE = "timm eager"
-COMPILED, HUGE_PAGES = "torch.compile", f"{BASE}, huge pages"
-IN_TORCH = (BASE, HUGE_PAGES, COMPILED)
+COMPILED, OUR_SETTINGS = "torch.compile", f"{BASE}, run.sh's settings"
+IN_TORCH = (BASE, OUR_SETTINGS, COMPILED)
 LIMITS = dict.fromkeys(IN_TORCH, "torch f32") | {"f32": "openvino f32", "bf16": "openvino bf16", "int8": "openvino int8"}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bash run.sh bench embedder", description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, help="a trained embedder's folder (default: drawn weights of the full recipe's first)")
-    parser.add_argument("--side", action="append", help=f"beside {BASE}: {', '.join((*LIMITS,)[1:])} (default: all that run here)")
+    add_sides(parser, BASE, LIMITS)
     parser.add_argument("--crops", type=int, default=4, help="of one call (default: 4)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--size", type=int, nargs=2, default=(456, 456), help="height and width (default: 456 456)")
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
             use_threads(options.threads)
             quantize_drawn(weights, crops)
         sides = {name: partial(prepare, name, weights, crops) for name in names}
-        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads, small_pages=(BASE, COMPILED))
+        measured = measure(sides, rounds=options.rounds, in_children=True, threads=options.threads, as_they_come=(BASE, COMPILED))
         [plain] = load_embedders(weights, runtime=PLAIN, flip=False)
         flop = flop_of(lambda: run_torch(plain.net, crops[:1]))
     base = measured[BASE].gave
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 def sides_here(weights: Path, drawn: bool) -> list[str]:
     compiled = [COMPILED] if shutil.which("c++") or shutil.which("g++") else []  # it writes C++
     int8 = importlib.util.find_spec("nncf") if drawn else (weights / FOLDER).is_dir()
-    return [HUGE_PAGES, *compiled, "f32", *(["bf16"] if cpu_has_bf16() else []), *(["int8"] if int8 else [])]
+    return [OUR_SETTINGS, *compiled, "f32", *(["bf16"] if cpu_has_bf16() else []), *(["int8"] if int8 else [])]
 
 
 def prepare(name: str, weights: Path, crops: np.ndarray) -> Callable[[], np.ndarray]:

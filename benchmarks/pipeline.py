@@ -5,7 +5,7 @@
 
 With --random the config's networks get random weights, and thresholds that let the best three boxes of each picture through:
 their answers mean nothing, their time does. Both sides run in turns, each time as a process with an empty work folder, and
-their answers are compared. The plain way has no huge pages.
+their answers are compared. The plain way runs as it comes, without the huge pages and the sleeping threads that run.sh asks for.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def compare(options: argparse.Namespace, data: Path, weights: Path, scratch: Pat
     for number in range(options.rounds):
         work = scratch / f"work-{number}"
         plain = [*common, "--out", out, *options.overrides]
-        run_measured("benchmarks._plain_pipeline", plain, measured["plain"], small_pages=True)
+        run_measured("benchmarks._plain_pipeline", plain, measured["plain"], as_it_comes=True)
         run_measured("infer", [*common, "--work", work, *options.overrides], measured["vid2shop"])
     media = pd.read_parquet(work / "media" / "table.parquet")
     videos = media[media.kind == "video"]

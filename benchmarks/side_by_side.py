@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.cli import use_threads
-from shared.runtime import openvino_core
+from shared.runtime import cpu_has_bf16, openvino_core
 
 FLAGS = (
     "avx2",
@@ -48,7 +48,7 @@ LIBRARIES = (
     "detectron2",
 )
 SIDE = 1024  # rows and columns of the matrices that are multiplied
-HUGE_PAGES = "GLIBC_TUNABLES"  # the variable by which run.sh has glibc ask for huge pages
+BY_RUN_SH = ("GLIBC_TUNABLES", "OMP_WAIT_POLICY")  # what run.sh sets: huge pages, and threads that sleep while they wait
 MULTIPLICATIONS = 100  # of which the fastest counts: a limit, not a habit
 
 Prepare = Callable[[], Callable[[], object]]
@@ -71,16 +71,16 @@ def measure(
     warm_up: int = 1,
     in_children: bool = False,
     threads: int = 0,
-    small_pages: Collection[str] = (),
+    as_they_come: Collection[str] = (),
 ) -> dict[str, Measured]:
     """Each side called `warm_up` times untimed and then once in each of the rounds, the sides in turns.
 
-    In children each side has `threads` threads (0: every core), and what its calls give must be picklable; those of `small_pages`
-    have their memory as any program has it, the others as run.sh asks for it.
+    In children each side has `threads` threads (0: every core), and what its calls give must be picklable; those that are to run
+    `as_they_come` have memory and threads as any program has them, the others as run.sh sets them.
     """
     measured = {name: Measured() for name in sides}
     runners = {
-        name: _Child(prepare, threads, small_pages=name in small_pages) if in_children else _Here(prepare)
+        name: _Child(prepare, threads, as_it_comes=name in as_they_come) if in_children else _Here(prepare)
         for name, prepare in sides.items()
     }
     try:
@@ -97,6 +97,13 @@ def measure(
         for runner in runners.values():
             runner.close()
     return measured
+
+
+def add_sides(parser: argparse.ArgumentParser, base: str, names: Iterable[str]) -> None:
+    """The option --side: the names but the base, and of those bf16 only where this CPU multiplies it."""
+    choices = [name for name in names if name != base and (name != "bf16" or cpu_has_bf16())]
+    words = f"beside {base}: {', '.join(choices)}; again for more (default: all that run here)"
+    parser.add_argument("--side", action="append", choices=choices, metavar="NAME", help=words)
 
 
 class _Here:
@@ -118,16 +125,15 @@ class _Here:
 class _Child:
     """A side in a process of its own, which answers one call at a time."""
 
-    def __init__(self, prepare: Prepare, threads: int, small_pages: bool):
+    def __init__(self, prepare: Prepare, threads: int, as_it_comes: bool):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, threads, theirs), daemon=True)
-        asked = os.environ.pop(HUGE_PAGES, None) if small_pages else None
+        ours = {name: os.environ.pop(name) for name in BY_RUN_SH if as_it_comes and name in os.environ}
         try:
             self._process.start()
         finally:
-            if asked is not None:
-                os.environ[HUGE_PAGES] = asked
+            os.environ.update(ours)
         theirs.close()
         self._answer()
 

@@ -3,8 +3,8 @@
     bash run.sh bench train --config configs/cpu.yaml --data DATA [--steps 30] [--rounds 3]
 
 The plain loops make each batch where they train on it and compute in float32; ours are the verb's own processes, whose steps' times
-stand in their TensorBoard events. Medians of the steps, evaluation and start-up left out. The trainings run in turns, all with the
-huge pages that run.sh asks for.
+stand in their TensorBoard events. The mean of the steps, evaluation and start-up left out: workers that read ahead bring batches in
+bursts, of which a median would take the quick ones. The trainings run in turns, all with memory and threads as run.sh sets them.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,6 +35,7 @@ from shared.errors import UserError
 from shared.frames import extract_labelled_frames
 from shared.training import make_optimizer, training_data
 
+JUDGED = ("mAP", "recall_at_1")  # what a training notes where it is judged
 WARM_UP = 3  # steps whose time does not count: workers start, memory is taken
 
 
@@ -60,11 +61,11 @@ def main(argv: list[str] | None = None) -> None:
         name = {"detector": "detector", "embedder": config.embedders[0].name}
         measured = {stage: {"plain": Measured(), "vid2shop": Measured()} for stage in modules}
         for number, stage in itertools.product(range(options.rounds), modules):
-            measured[stage]["plain"].seconds.append(median_step(timed(itertools.islice(plain[stage], options.steps))))
+            measured[stage]["plain"].seconds.append(mean_step(timed(itertools.islice(plain[stage], options.steps))))
             folder = options.work / f"weights-{number}"
             command = [sys.executable, "-m", modules[stage], "--config", config_file, "--data", options.data]
             subprocess.run([*command, "--work", options.work, "--weights", folder], check=True, stdout=sys.stderr)
-            measured[stage]["vid2shop"].seconds.append(median_step(step_times(folder / name[stage])))
+            measured[stage]["vid2shop"].seconds.append(mean_step(*step_times(folder / name[stage])))
     reports = []
     for stage, sides in measured.items():
         for side in sides.values():
@@ -142,15 +143,18 @@ def timed(steps: Iterator[None]) -> list[float]:
     return [time.perf_counter() for _ in steps]
 
 
-def step_times(folder: Path) -> list[float]:
-    """The moments, in seconds, at which the steps of a training ended, from its TensorBoard events."""
+def step_times(folder: Path) -> tuple[list[float], set[int]]:
+    """The moments, in seconds, at which the steps of a training ended, and the steps after which it was judged, from its TensorBoard
+    events."""
     events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
-    return [event.wall_time for event in events.Scalars("loss")]
+    judged = {event.step for name in JUDGED if name in events.Tags()["scalars"] for event in events.Scalars(name)}
+    return [event.wall_time for event in events.Scalars("loss")], judged
 
 
-def median_step(moments: list[float]) -> float:
-    """The median of the seconds between moments, the first of which do not count."""
-    return statistics.median(b - a for a, b in itertools.pairwise(moments[WARM_UP:]))
+def mean_step(moments: list[float], judged: Collection[int] = ()) -> float:
+    """The mean of the seconds from one moment to the next. The first do not count, nor those in which the training was judged."""
+    steps = enumerate(itertools.pairwise(moments))
+    return statistics.mean(end - begin for step, (begin, end) in steps if step >= WARM_UP and step not in judged)
 
 
 if __name__ == "__main__":

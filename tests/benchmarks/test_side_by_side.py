@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.side_by_side import (
-    HUGE_PAGES,
+    BY_RUN_SH,
     flop_of,
     machine_facts,
     matrix_limits,
@@ -53,15 +53,17 @@ def test_children_have_memory_of_their_own_and_give_what_they_made():
     assert 200_000_000 < second - first < 700_000_000
 
 
-def huge_pages():
-    return partial(os.environ.get, HUGE_PAGES, "")
+def by_run_sh():
+    return lambda: [os.environ.get(name) for name in BY_RUN_SH]
 
 
-def test_sides_with_small_pages_have_them_alone(monkeypatch):
-    monkeypatch.setenv(HUGE_PAGES, "glibc.malloc.hugetlb=1")
-    sides = dict.fromkeys(["plain", "ours"], huge_pages)
-    measured = measure(sides, rounds=1, in_children=True, threads=1, small_pages=["plain"])
-    assert measured["plain"].gave == "" and measured["ours"].gave == os.environ[HUGE_PAGES] == "glibc.malloc.hugetlb=1"
+def test_sides_that_run_as_they_come_lack_what_run_sh_sets(monkeypatch):
+    for name in BY_RUN_SH:
+        monkeypatch.setenv(name, f"{name} of run.sh")
+    sides = dict.fromkeys(["plain", "ours"], by_run_sh)
+    measured = measure(sides, rounds=1, in_children=True, threads=1, as_they_come=["plain"])
+    assert measured["plain"].gave == [None, None]
+    assert measured["ours"].gave == [os.environ[name] for name in BY_RUN_SH] == [f"{name} of run.sh" for name in BY_RUN_SH]
 
 
 def test_a_child_that_dies_ends_the_benchmark(capfd):
