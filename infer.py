@@ -26,15 +26,15 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Match items and videos: both stages, each file read once.", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
-    for stage in (detector, embedders):  # what does not fit is told before the media are looked through
-        stage.read_trained(config, options.weights)
+    # What does not fit, or cannot run here, is told before the media are looked through.
+    runtimes = [stage.runtime_of(config, options.weights) for stage in (detector, embedders)]
     refuse_unfit_index(config, options.weights)
     with locked(options.work), open_reader(config.data) as reader:
         save_config(options.work, config)
         catalogue = catalogue_media(options.data, options.work, config.data, options.fresh, options.strict)
         media = catalogue.table("table", MEDIA)
-        detections = Detections(config, options.weights, options.work, media, options.fresh, options.strict)
-        embeddings = Embeddings(config, options.weights, options.work, media, detections.fingerprints, options.fresh)
+        detections = Detections(config, runtimes[0], options.weights, options.work, media, options.fresh, options.strict)
+        embeddings = Embeddings(config, runtimes[1], options.weights, options.work, media, detections.fingerprints, options.fresh)
         due = due_units(detections.units, detections.steps, embeddings.steps)
         total = len(detections.units)
         with progress_bar(total=total, title="infer", unit="unit", done=total - len(due)) as bar, Flow() as flow:

@@ -13,6 +13,7 @@ from bbox_sub.still import frame_cells, frame_change
 from shared.config import Config
 from shared.dataset import media_fingerprint
 from shared.quantized import runtime_settings
+from shared.runtime import Runtime
 from shared.tables import detection_table
 from shared.units import KINDS, UNITS_PER_PART, Job, Picture, Unit, UnitEnd, UnitStep, units_of
 from shared.weights import read_description, refuse_other_architecture
@@ -44,19 +45,30 @@ def read_trained(config: Config, weights: Path) -> dict:
     return description
 
 
+def runtime_of(config: Config, weights: Path) -> Runtime:
+    """What the trained detector runs on. Raises UserError as `read_trained` does, and where it cannot run so here, or lacks INT8 weights."""
+    read_trained(config, weights)
+    runtime = detector_runtime(config)
+    runtime_settings(runtime, weights / "detector")
+    return runtime
+
+
 class Detections:
     """Both steps of one run. `jobs` tells what is to be done, `prepare` and `detect` are the stages of a flow, `put` takes a unit's
     end, `finish` closes the steps.
 
-    Nothing is loaded before the first picture comes. Raises UserError where the config does not fit the trained detector.
+    runtime: as `runtime_of` gives it. Nothing is loaded before the first picture comes. Raises UserError where the config does not fit the
+    trained detector.
     """
 
-    def __init__(self, config: Config, weights: Path, work: Path, media: pd.DataFrame, fresh: bool, strict: bool):
+    def __init__(
+        self, config: Config, runtime: Runtime, weights: Path, work: Path, media: pd.DataFrame, fresh: bool, strict: bool
+    ):
         self._config, self._settings, self._folder = config, config.detect, weights / "detector"
         description = read_trained(config, weights)
         configured = config.detector.model_dump()
         self._chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
-        self._runtime = detector_runtime(config)
+        self._runtime = runtime
         self._categories = description["architecture"]["categories"]
         self._depends = {kind: self._depends_of(kind, description) for kind in KINDS}
         self.units = units_of(media)
@@ -113,7 +125,7 @@ class Detections:
 
     def prepare(self, events: Iterable[Picture | UnitEnd]) -> Iterator[Picture | Prepared | UnitEnd]:
         """Resizes the pictures that are to be detected."""
-        settings, unit, cells = self._settings, None, None
+        settings, unit, shape, cells = self._settings, None, None, None
         for event in events:
             if not isinstance(event, Picture) or event.found is not None:
                 yield event
@@ -121,10 +133,11 @@ class Detections:
             video = event.unit.kind == "videos"
             if video and settings.reuse_below:
                 now = frame_cells(event.image_rgb)
-                if event.unit is unit and frame_change(now, cells) < settings.reuse_below:
+                alike = event.unit is unit and event.image_rgb.shape == shape  # its size may change within a video
+                if alike and frame_change(now, cells) < settings.reuse_below:
                     yield Prepared(event, None)
                     continue
-                unit, cells = event.unit, now  # compared with what was detected, so that a slow drift is seen
+                unit, shape, cells = event.unit, event.image_rgb.shape, now  # compared with what was detected, so that a slow drift is seen
             short_side = settings.video_short_side if video else settings.photo_short_side
             yield Prepared(event, resized(event.image_rgb, short_side, settings.max_side))
 

@@ -17,7 +17,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from bbox_sub.body import build_body, preprocessing
-from bbox_sub.openvino_engine import MODELS, SOURCE, CompiledDetector, detector_models
+from bbox_sub.openvino_engine import MODELS, SOURCES, CompiledDetector, detector_models
 from bbox_sub.rcnn import Anchors, BoxHeads, BoxPool, Proposals
 from shared.config import Config, Detector
 from shared.errors import UserError
@@ -170,7 +170,7 @@ def load_detector(
         model.roi_heads.vote_iou = vote_iou
     if runtime.engine == "openvino":
         makes = detector_models(model)
-        chosen = {name: made_or_quantized(makes[name], runtime, Cache.of(folder, name, SOURCE), folder) for name in MODELS}
+        chosen = {name: made_or_quantized(makes[name], runtime, Cache.of(folder, name, SOURCES), folder) for name in MODELS}
         makes, caches = ({name: of[k] for name, of in chosen.items()} for k in (0, 1))
         return CompiledDetector(model, makes, runtime, caches), config
     return on_device(model, runtime), config

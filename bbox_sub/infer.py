@@ -3,7 +3,7 @@
 Writes <work>/media and <work>/detections/{photos,videos}. What stands already is reused; what was interrupted goes on.
 """
 
-from bbox_sub.detections import Detections, read_trained
+from bbox_sub.detections import Detections, runtime_of
 from shared.catalogue import COLUMNS as MEDIA
 from shared.catalogue import catalogue_media, tell_skipped
 from shared.cli import STRICT, config_of, parse_options, run_entry, use_threads
@@ -19,12 +19,12 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options("Detect the products in photos and videos (stage 1).", argv, STRICT)
     config = config_of(options)
     use_threads(config.threads)
-    read_trained(config, options.weights)  # what does not fit is told before the media are looked through
+    runtime = runtime_of(config, options.weights)  # what does not fit, or cannot run here, is told before the media are looked through
     with locked(options.work), open_reader(config.data) as reader:
         save_config(options.work, config)
         catalogue = catalogue_media(options.data, options.work, config.data, options.fresh, options.strict)
         media = catalogue.table("table", MEDIA)
-        detections = Detections(config, options.weights, options.work, media, options.fresh, options.strict)
+        detections = Detections(config, runtime, options.weights, options.work, media, options.fresh, options.strict)
         due = due_units(detections.units, detections.steps)
         total = len(detections.units)
         with progress_bar(total=total, title="detect", unit="unit", done=total - len(due)) as bar, Flow() as flow:

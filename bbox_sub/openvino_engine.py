@@ -22,7 +22,7 @@ from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torc
 
 POOLED_LEVELS = len(STRIDES) - 1
 MODELS = ("front", "box_head")
-SOURCE = Path(__file__)
+SOURCES = [Path(__file__).with_name(name) for name in ("openvino_engine.py", "detector.py", "body.py")]  # what makes the models
 DIVISOR = 32  # pictures are padded to multiples of it
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metric_sub.crops import CropRule
-from metric_sub.openvino_engine import SOURCE, CompiledEmbedder, front_model
+from metric_sub.openvino_engine import SOURCES, CompiledEmbedder, front_model
 from shared.config import Embed, Embedder
 from shared.errors import UserError, first_fault
 from shared.quantized import made_or_quantized
@@ -240,6 +240,6 @@ def load_embedders(folder: Path, *, runtime: Runtime, flip: bool) -> list[Traine
 def _compilations(networks: list[EmbeddingNet], runtime: Runtime, folder: Path) -> list[tuple]:
     """What makes each network's OpenVINO model, and where it is kept compiled."""
     return [
-        made_or_quantized(partial(front_model, network), runtime, Cache.of(folder, f"network{k}", SOURCE), folder)
+        made_or_quantized(partial(front_model, network), runtime, Cache.of(folder, f"network{k}", SOURCES), folder)
         for k, network in enumerate(networks)
     ]

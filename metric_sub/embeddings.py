@@ -21,7 +21,7 @@ from shared.flow import Flow
 from shared.progress import progress_bar
 from shared.quantized import runtime_settings
 from shared.reader import open_reader
-from shared.runtime import choose_runtime
+from shared.runtime import Runtime, choose_runtime
 from shared.tables import DETECTION_COLUMNS, detection_table
 from shared.units import (
     AGAIN,
@@ -55,6 +55,14 @@ def read_trained(config: Config, weights: Path) -> dict[Path, dict]:
         refuse_other_architecture(folder, architecture["shape"], config.embed.model_dump(), INFERENCE_KEYS)
     read_whitening(config.descriptors, weights)
     return trained
+
+
+def runtime_of(config: Config, weights: Path) -> Runtime:
+    """What the trained embedders run on. Raises UserError as `read_trained` does, and where they cannot run so here, or lack INT8 weights."""
+    trained = read_trained(config, weights)
+    runtime = choose_runtime(config.runtime)
+    runtime_settings(runtime, *trained)
+    return runtime
 
 
 def vector_length(trained: dict[Path, dict], descriptors: Descriptors) -> int:
@@ -114,13 +122,14 @@ class Embeddings:
     """Both steps of one run. `wants` tells whose pictures are needed, `cut` and `embed` are the stages of a flow, `put` takes a unit,
     `finish` closes the steps.
 
-    detections: fingerprints of the steps detections/<kind>. No embedder is loaded before the first box comes. Raises UserError
-    where the config does not fit the trained embedders.
+    runtime: as `runtime_of` gives it. detections: fingerprints of the steps detections/<kind>. No embedder is loaded before the first
+    box comes. Raises UserError where the config does not fit the trained embedders.
     """
 
     def __init__(
         self,
         config: Config,
+        runtime: Runtime,
         weights: Path,
         work: Path,
         media: pd.DataFrame,
@@ -129,7 +138,7 @@ class Embeddings:
     ):
         self._config, self._trained = config, read_trained(config, weights)
         self._descriptors = load_descriptors(config.descriptors, weights)
-        self._runtime = choose_runtime(config.runtime)
+        self._runtime = runtime
         self._settings = {
             "weights": [description["sha256"] for description in self._trained.values()],
             "architectures": [description["architecture"] for description in self._trained.values()],
@@ -237,7 +246,8 @@ def embed_detections(config: Config, options: argparse.Namespace, media: pd.Data
     """
     found = {kind: read_step(options.work / "detections" / kind) for kind in KINDS}
     fingerprints = {kind: step.fingerprint for kind, step in found.items()}
-    embeddings = Embeddings(config, options.weights, options.work, media, fingerprints, options.fresh)
+    runtime = runtime_of(config, options.weights)
+    embeddings = Embeddings(config, runtime, options.weights, options.work, media, fingerprints, options.fresh)
     n_units = Counter(unit.kind for unit in embeddings.units)
     detections = {
         kind: UnitStep(step, n_units[kind], UNITS_PER_PART[kind], {"table": detection_table([])})

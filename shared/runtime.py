@@ -5,8 +5,10 @@
 
 import functools
 import hashlib
+import importlib.metadata
 import logging
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -156,10 +158,11 @@ class Cache:
     depends: dict
 
     @classmethod
-    def of(cls, weights: Path, name: str, source: Path) -> "Cache":
-        """Of a model made from a trained model's folder by the code in `source`: kept in its subfolder `compiled`."""
-        code = [file_sha256(file) for file in (Path(__file__), source)]
-        return cls(weights / "compiled", name, {"weights": read_description(weights)["sha256"], "code": code})
+    def of(cls, weights: Path, name: str, sources: Iterable[Path]) -> "Cache":
+        """Of a model made from a trained model's folder by the code in `sources`: kept in its subfolder `compiled`."""
+        description = read_description(weights)
+        depends = {key: description.get(key) for key in ("sha256", "architecture", "mean", "std")}
+        return cls(weights / "compiled", name, {**depends, "code": [file_sha256(file) for file in (Path(__file__), *sources)]})
 
 
 def compiled(make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None) -> Compiled:
@@ -178,7 +181,8 @@ def compiled(make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None
     if cache is None:
         return Compiled(core.compile_model(make(), "CPU", options), streams)
     machine = [core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    mark = fingerprint([cache.depends, runtime.settings, options, machine, ov.__version__, torch.__version__])
+    versions = [ov.__version__, *map(importlib.metadata.version, ("torch", "torchvision", "timm"))]
+    mark = fingerprint([cache.depends, runtime.settings, options, machine, versions])
     path = cache.folder / f"{cache.name}.{runtime.precision}.{mark[:16]}.blob"
     if path.is_file():
         try:
@@ -216,16 +220,28 @@ class Workers:
     """Threads that each have inference requests of their own to one or more models, and work on one thing at a time."""
 
     def __init__(self, *models: Compiled):
-        n = min(model.streams for model in models)
+        self._n = min(model.streams for model in models)
         self._idle: SimpleQueue = SimpleQueue()
-        for _ in range(n):
+        for _ in range(self._n):
             self._idle.put([Request(each.model) for each in models])
         # torch in a worker has the thread that it is called on: OpenVINO has the others
-        self._pool = ThreadPoolExecutor(n, "infer", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(self._n, "infer", initializer=torch.set_num_threads, initargs=(1,))
 
     def map(self, work: Callable, things: Iterable) -> list:
-        """[work(*requests, thing) for each thing], in their order."""
-        return list(self._pool.map(lambda thing: self._one(work, thing), things))
+        """[work(*requests, thing) for each thing], in their order.
+
+        Only a few wait at a time: a process that ends does so when all that wait are done.
+        """
+        done, waiting = [], deque()
+        try:
+            for thing in things:
+                if len(waiting) == 2 * self._n:
+                    done.append(waiting.popleft().result())
+                waiting.append(self._pool.submit(self._one, work, thing))
+            return done + [each.result() for each in waiting]
+        finally:
+            for each in waiting:
+                each.cancel()
 
     @torch.inference_mode()
     def _one(self, work: Callable, thing: object) -> object:

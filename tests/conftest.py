@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,15 @@ def untrained(tiny_config: Config, tmp_path: Path) -> Path:
         save_embedder(folder / model.name, [net], model, config.embed, {}, 0)
     (folder / "config.yaml").write_text(dump_config(config))
     return folder
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two of torch's threads, whatever the machine and other tests have: compiled models then have two inputs at work at a time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

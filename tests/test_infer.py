@@ -18,13 +18,15 @@ from bbox_sub.detector import INFERENCE_KEYS, detector_runtime, load_detector
 from metric_sub.embed import CropEmbedder
 from metric_sub.embedder import load_embedders
 from metric_sub.embeddings import Embeddings
+from shared.catalogue import COLUMNS as MEDIA
+from shared.catalogue import catalogue_media
 from shared.config import load_config
 from shared.errors import UserError
 from shared.media import MediaError, read_frames, read_photo
 from shared.reader import Reader
-from shared.runtime import choose_runtime
+from shared.runtime import PLAIN, choose_runtime
 from shared.tables import BOX
-from shared.units import UnitEnd, read_units
+from shared.units import Picture, UnitEnd, read_units
 
 FILES = ("table.parquet", "units.parquet", "vectors.npy", "votes.parquet")
 
@@ -259,6 +261,28 @@ def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, 
     for _, rows in still.groupby("media_id"):
         frames = [of_frame[BOX].to_numpy() for _, of_frame in rows.groupby("frame_index")]
         assert len(frames) == 3 and all(np.array_equal(frame, frames[0]) for frame in frames)
+
+
+def test_a_frame_of_another_size_does_not_reuse_boxes(plain_data, untrained, tmp_path):
+    """Boxes are in a frame's own pixels, and a video's size may change."""
+    config = load_config(untrained / "config.yaml", ["detect.reuse_below=256"])
+    media = catalogue_media(plain_data, tmp_path / "work", config.data).table("table", MEDIA)
+    detections = Detections(config, PLAIN, untrained, tmp_path / "work", media, fresh=False, strict=False)
+    unit = next(unit for unit in detections.units if unit.kind == "videos")
+    sizes = [(96, 64), (96, 64), (48, 32), (48, 32), (96, 64)]
+    pictures = [Picture(unit, (), 20 * k, np.full((*size, 3), 90, np.uint8)) for k, size in enumerate(sizes)]
+    assert [bool(each.resized) for each in detections.prepare(pictures)] == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("run", "model"), [(infer, "detector"), (bbox_sub.infer, "detector"), (infer, "a")])
+def test_int8_without_int8_weights_is_refused_before_the_media_are_looked_through(
+    run, model, plain_data, untrained, tmp_path, monkeypatch
+):
+    if model != "detector":
+        monkeypatch.setattr("bbox_sub.detections.runtime_settings", lambda *_: {})
+    with pytest.raises(UserError, match=f"{model}: runtime.precision int8 wants INT8 weights, and there are none"):
+        run.main(arguments(plain_data, untrained, tmp_path / "work", "runtime={engine: openvino, precision: int8, device: auto}"))
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("runs", [[infer], [bbox_sub.infer, metric_sub.infer]], ids=["both stages", "one after the other"])

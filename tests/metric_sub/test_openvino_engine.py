@@ -75,8 +75,9 @@ def test_padding_before_convolutions_at_even_and_odd_sizes(save, backbone):
 @pytest.mark.parametrize(
     "runtime", [F32, pytest.param(BF16, marks=pytest.mark.skipif(not cpu_has_bf16(), reason="no bf16"))]
 )
-def test_a_crop_has_the_same_bits_in_any_company(save, runtime):
+def test_a_crop_has_the_same_bits_in_any_company(save, runtime, two_threads):
     [embedder] = load_embedders(save(), runtime=runtime, flip=True)
+    assert embedder.net._workers._n == 2  # so that company is at work at the same time
     together = embed_crops(embedder, crops() * 3, np.tile(GROUPS, 3), 16)
     for k, (crop, group) in enumerate(zip(crops(), GROUPS, strict=True)):
         alone = embed_crops(embedder, [crop], np.array([group]), 1)[0]

@@ -10,7 +10,7 @@ from openvino import opset13 as ops
 
 from shared.config import Quantize
 from shared.errors import UserError
-from shared.int8 import Source, input_noise, load_nncf, quantize_model, quantize_within, rank_layers
+from shared.int8 import Source, input_noise, load_nncf, quantize_model, quantize_within, rank_layers, refuse_broken
 from shared.runtime import from_torch
 
 pytest.importorskip("nncf")
@@ -134,6 +134,22 @@ def test_a_model_that_gives_zeros_is_refused_though_nothing_is_measured(source, 
     monkeypatch.setattr("shared.int8.quantize_model", lambda *_: zeros)
     with pytest.raises(UserError, match="the INT8 net gives something else.*found 1.00"):
         quantize_within({"net": source}, SETTINGS, None, None, "net, mAP")
+
+
+def test_an_output_that_is_always_zero_hides_no_other(source):
+    class Two(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, values):
+            return values * 0.0, values * self.factor
+
+    whole, broken, near = (from_torch(Two(factor), torch.zeros(1, 3, 12, 12)) for factor in (1.0, 0.01, 0.9))
+    of_whole = {"net": Source(whole, source.samples, source.prepare)}
+    with pytest.raises(UserError, match="the INT8 net gives something else.*found 0.98"):
+        refuse_broken(of_whole, {"net": broken}, "net, mAP")
+    refuse_broken(of_whole, {"net": near}, "net, mAP")
 
 
 def test_without_nncf_the_command_is_told(monkeypatch):

@@ -1,10 +1,12 @@
 """What inference runs on: every combination's answer, OpenVINO against torch, workers, and compiled models kept on disk."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -225,6 +227,39 @@ def test_a_compiled_model_is_read_from_its_cache(made, tmp_path):
     kept.write_bytes(b"half a mod")
     assert doubled(compiled(make, F32, other)) == [3, 6] and len(calls) == 3
     assert doubled(compiled(make, F32, other)) == [3, 6] and len(calls) == 3
+
+
+@pytest.mark.parametrize("change", [{"mean": [0.1] * 3}, {"std": [2.0] * 3}, {"architecture": {"a": 2}}, {"sha256": "0" * 64}, {}])
+def test_a_model_is_made_anew_where_its_description_is_another(change, made, tmp_path):
+    make, calls = made
+    description = {"sha256": "1" * 64, "architecture": {"a": 1}, "mean": [0.5] * 3, "std": [1.0] * 3, "metrics": {"mAP": 0.1}}
+    for told in (description, {**description, **change, "metrics": {"mAP": 0.2}}):
+        (tmp_path / "model.json").write_text(json.dumps(told))
+        compiled(make, F32, Cache.of(tmp_path, "front", [Path(__file__)]))
+    assert len(calls) == (2 if change else 1)
+
+
+def test_few_things_wait_for_the_workers(made):
+    """So an interrupted run does not work off all that was to come."""
+    make, _ = made
+    begun, given = [], []
+
+    def things():
+        for number in range(20):
+            given.append(number)
+            yield number
+
+    def work(_, number):
+        begun.append(number)
+        if number == 3:
+            raise ValueError("not this one")
+        return number
+
+    workers = Workers(compiled(make, F32, None))
+    with pytest.raises(ValueError, match="not this one"):
+        workers.map(work, things())
+    assert len(given) <= 4 + 2 * workers._n + 1 and len(begun) <= len(given)
+    assert workers.map(lambda _, number: -number, range(9)) == [-number for number in range(9)]
 
 
 def flipped(data: bytes, place: int) -> bytes:
