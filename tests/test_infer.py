@@ -266,7 +266,7 @@ def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, 
 def test_a_frame_of_another_size_does_not_reuse_boxes(plain_data, untrained, tmp_path):
     """Boxes are in a frame's own pixels, and a video's size may change."""
     config = load_config(untrained / "config.yaml", ["detect.reuse_below=256"])
-    media = catalogue_media(plain_data, tmp_path / "work", config.data).table("table", MEDIA)
+    media = catalogue_media(plain_data, tmp_path / "work", config.data, fresh=False, strict=False).table("table", MEDIA)
     detections = Detections(config, PLAIN, untrained, tmp_path / "work", media, fresh=False, strict=False)
     unit = next(unit for unit in detections.units if unit.kind == "videos")
     sizes = [(96, 64), (96, 64), (48, 32), (48, 32), (96, 64)]
