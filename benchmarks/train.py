@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def shortened(config: Config, steps: int) -> Config:
-    """The config with one phase of so many iterations, one embedder of two epochs, and nothing judged or kept in between."""
+    """The config with one phase of so many iterations, one embedder of two epochs, and nothing kept in between."""
     detector_train = config.detector_train
     phase = detector_train.phases[0].model_copy(update={"iterations": steps, "start": "last"})
     seldom = {"checkpoint_every": 10**9, "replay_every": 0}
@@ -154,7 +154,10 @@ def step_times(folder: Path) -> tuple[list[float], set[int]]:
 def mean_step(moments: list[float], judged: Collection[int] = ()) -> float:
     """The mean of the seconds from one moment to the next. The first do not count, nor those in which the training was judged."""
     steps = enumerate(itertools.pairwise(moments))
-    return statistics.mean(end - begin for step, (begin, end) in steps if step >= WARM_UP and step not in judged)
+    counted = [end - begin for step, (begin, end) in steps if step >= WARM_UP and step not in judged]
+    if not counted:
+        raise UserError(f"of {len(moments)} steps none can be timed: expected more than {WARM_UP + 1}. Name a larger data set with --data.")
+    return statistics.mean(counted)
 
 
 if __name__ == "__main__":

@@ -62,15 +62,14 @@ def _pad_inside(convolution: ov.Node) -> None:
     """Puts TensorFlow's padding, which depends on the picture's size, into the convolution that it stands before.
 
     timm reckons it by a chain of operations and pads with a copy of the picture. Any other padding (by mirrored pixels, by amounts
-    that are fixed) stays where it is.
+    that are fixed, before a convolution that pads itself) stays where it is.
     """
-    pad = convolution.input_value(0).get_node()
+    pad, said = convolution.input_value(0).get_node(), convolution.get_attributes()
     if pad.get_type_name() != "Pad" or pad.get_attributes()["pad_mode"] != "constant":
         return
-    if pad.input_value(1).get_node().get_type_name() == "Constant":
+    if pad.input_value(1).get_node().get_type_name() == "Constant" or any([*said["pads_begin"], *said["pads_end"]]):
         return
     make = ops.convolution if convolution.get_type_name() == "Convolution" else ops.group_convolution
-    said = convolution.get_attributes()
     inside = make(
         pad.input_value(0), convolution.input_value(1), said["strides"], [0, 0], [0, 0], said["dilations"], "same_upper"
     )

@@ -90,11 +90,7 @@ def quantize_embedders(config: Config, options: argparse.Namespace, trained: dic
     if boxes is not None:
         in_float = {folder: load_embedders(folder, runtime=FLOAT, flip=config.embed.flip) for folder in networks}
         expected = embed_boxes(in_float, boxes, config, "recall@1 in float32")
-        if not next(iter(expected.values())).any():
-            raise UserError(
-                "none of the pictures to measure recall@1 on can be read; the warnings above say why. Name other data with --data, or set "
-                "quantize.max_recall_loss to null: INT8 weights are then made unmeasured."
-            )
+        refuse_unmeasurable(boxes[next(iter(expected.values())).any(axis=1)])
 
         def measure(models: dict[str, ov.Model]) -> dict:
             in_int8 = {folder: in_models(embedders, folder, models) for folder, embedders in networks.items()}
@@ -131,11 +127,16 @@ def sides_of(config: Config, options: argparse.Namespace) -> tuple[Dataset, pd.D
         return split_parts(dataset, parts), None
     calibrating, judging = train_and_validation(dataset, parts, config.data.validation_parts, config.data.holdout)
     boxes = labelled_boxes(judging, config.frames)
+    refuse_unmeasurable(boxes)
+    return calibrating, some_products(boxes, config.quantize.validation_pictures, config.seed)
+
+
+def refuse_unmeasurable(boxes: pd.DataFrame) -> None:
+    """Raises UserError where the boxes, those that can be read, have no recall@1."""
     try:
         Sides.of(boxes)
     except UserError as error:
         raise UserError(f"{error} Or set quantize.max_recall_loss to null: INT8 weights are then made unmeasured.") from None
-    return calibrating, some_products(boxes, config.quantize.validation_pictures, config.seed)
 
 
 def some_products(boxes: pd.DataFrame, n_pictures: int, seed: int) -> pd.DataFrame:

@@ -9,8 +9,8 @@ import torch
 from metric_sub.crops import CropRule
 from metric_sub.embed import CropEmbedder, embed_crops
 from metric_sub.embedder import load_embedders
-from metric_sub.openvino_engine import front_model
-from shared.runtime import PLAIN, Runtime, cpu_has_bf16
+from metric_sub.openvino_engine import Front, front_model
+from shared.runtime import PLAIN, Runtime, cpu_has_bf16, openvino_core
 from tests.drawn_networks import write_embedder
 
 F32 = Runtime("openvino", "f32", "cpu", "")
@@ -82,6 +82,29 @@ def test_a_crop_has_the_same_bits_in_any_company(save, runtime, two_threads):
     for k, (crop, group) in enumerate(zip(crops(), GROUPS, strict=True)):
         alone = embed_crops(embedder, [crop], np.array([group]), 1)[0]
         assert all(np.array_equal(alone, together[k + len(GROUPS) * turn]) for turn in range(3))
+
+
+class PadsTwice(torch.nn.Module):
+    """Up to a multiple of 4, and then 3 more by the convolution: as some backbones' first layers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 8, 7, stride=4, padding=3)
+
+    def forward(self, images):
+        height, width = images.shape[-2:]
+        return self.convolution(torch.nn.functional.pad(images, (0, -width % 4, 0, -height % 4)))
+
+
+@torch.inference_mode()
+def test_a_convolution_that_pads_itself_keeps_its_padding(save):
+    [plain] = load_embedders(save(), runtime=PLAIN, flip=False)
+    plain.net.backbone = PadsTwice()
+    front = openvino_core().compile_model(front_model(plain.net), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for height, width in ((64, 64), (33, 47)):
+        crop = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
+        expected = Front(plain.net)(torch.from_numpy(crop)).numpy()
+        assert np.abs(front(crop)[0] - expected).max() < 1e-4
 
 
 def test_snapshots_are_compiled_each(save):

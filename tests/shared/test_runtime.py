@@ -239,27 +239,29 @@ def test_a_model_is_made_anew_where_its_description_is_another(change, made, tmp
     assert len(calls) == (2 if change else 1)
 
 
-def test_few_things_wait_for_the_workers(made):
+def test_few_things_wait_for_the_workers_and_none_after_an_error(made, two_threads):
     """So an interrupted run does not work off all that was to come."""
     make, _ = made
-    begun, given = [], []
+    workers = Workers(compiled(make, F32, None))
+    n, given, begun, released = workers._n, [], [], threading.Event()
 
     def things():
-        for number in range(20):
+        for number in range(50):
             given.append(number)
             yield number
 
     def work(_, number):
         begun.append(number)
-        if number == 3:
+        if number == 0:
             raise ValueError("not this one")
+        released.wait(60)
         return number
 
-    workers = Workers(compiled(make, F32, None))
     with pytest.raises(ValueError, match="not this one"):
         workers.map(work, things())
-    assert len(given) <= 4 + 2 * workers._n + 1 and len(begun) <= len(given)
-    assert workers.map(lambda _, number: -number, range(9)) == [-number for number in range(9)]
+    released.set()
+    assert workers.map(lambda _, number: -number, range(50)) == [-number for number in range(50)]
+    assert len(given) == 2 * n + 1 and len(begun) <= n + 1  # one failed, and a worker each was at another
 
 
 def flipped(data: bytes, place: int) -> bytes:
