@@ -20,6 +20,8 @@ import bbox_sub.infer
 import bbox_sub.train
 import metric_sub.infer
 import metric_sub.train
+from bbox_sub import detections
+from metric_sub import embeddings
 from metric_sub.result import read_result
 from shared.config import Config, dump_config, load_config
 from shared.errors import UserError
@@ -216,8 +218,8 @@ def test_each_set_of_models_that_was_is_kept_with_its_config(options, tmp_path):
     for folder, (of_models, config) in zip(kept, sets[:3], strict=True):
         assert {name: sha256(folder / name) for name in of_models} == of_models
         assert load_config(folder / "config.yaml", []) == config
-        bbox_sub.infer.read_trained(config, folder)
-        metric_sub.infer.read_trained(config, folder)
+        for stage in (detections, embeddings):
+            stage.read_trained(config, folder)
     assert [model["name"] for model in read_status(tmp_path / "work", weights)["models"]] == ["detector", "a", "b"]
 
 

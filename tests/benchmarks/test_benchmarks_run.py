@@ -1,6 +1,7 @@
 """The benchmarks of single models and of decoding, once from end to end on something small: the sides they have agree."""
 
 import json
+import logging
 
 import pytest
 
@@ -46,7 +47,16 @@ def test_a_side_that_is_none_is_refused(benchmark, capsys):
     assert "invalid choice: 'fp32'" in capsys.readouterr().err
 
 
-def test_decoders_are_compared(path, monkeypatch):
+@pytest.fixture
+def media_log():
+    """The benchmark silences what reading tells, for its process: here others come after it."""
+    log = logging.getLogger("media")
+    level = log.level
+    yield log
+    log.setLevel(level)
+
+
+def test_decoders_are_compared(path, media_log, monkeypatch):
     monkeypatch.setattr(benchmarks.decode, "WIDTH", 96)
     monkeypatch.setattr(benchmarks.decode, "HEIGHT", 64)
     benchmarks.decode.main(["--rounds", "1", "--json", str(path)])
