@@ -22,7 +22,8 @@ from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torc
 
 POOLED_LEVELS = len(STRIDES) - 1
 MODELS = ("front", "box_head")
-SOURCES = [Path(__file__).with_name(name) for name in ("openvino_engine.py", "detector.py", "body.py")]  # what makes the models
+# What makes the models.
+SOURCES = [Path(__file__).with_name(name) for name in ("openvino_engine.py", "detector.py", "body.py", "rcnn.py")]
 DIVISOR = 32  # pictures are padded to multiples of it
 
 

@@ -90,7 +90,7 @@ def quantize_embedders(config: Config, options: argparse.Namespace, trained: dic
     if boxes is not None:
         in_float = {folder: load_embedders(folder, runtime=FLOAT, flip=config.embed.flip) for folder in networks}
         expected = embed_boxes(in_float, boxes, config, "recall@1 in float32")
-        refuse_unmeasurable(boxes[next(iter(expected.values())).any(axis=1)])
+        refuse_unmeasurable(boxes[have_vectors(expected)])
 
         def measure(models: dict[str, ov.Model]) -> dict:
             in_int8 = {folder: in_models(embedders, folder, models) for folder, embedders in networks.items()}
@@ -196,13 +196,18 @@ def in_models(embedders: list[TrainedEmbedder], folder: Path, models: dict[str, 
     ]
 
 
+def have_vectors(vectors: dict[Path, np.ndarray]) -> np.ndarray:
+    """(N,) bool, which boxes `embed_boxes` has embedded: those of pictures that could be read."""
+    return next(iter(vectors.values())).any(axis=1)
+
+
 def costs_of(boxes: pd.DataFrame, expected: dict[Path, np.ndarray], found: dict[Path, np.ndarray]) -> dict:
     """What the vectors `found` in INT8 lose against those expected, by embedder (N, D), rows as in `boxes`.
 
     recall_at_1: of each embedder by name, and of ALL together, {float, int8, loss, cosine}, the last the mean of the vectors'
     cosines. loss: the largest of them; of: whose it is. Boxes without a vector (zeros) are left out.
     """
-    embedded = next(iter(expected.values())).any(axis=1)
+    embedded = have_vectors(expected)
     boxes = boxes[embedded]
     expected, found = ({folder: rows[embedded] for folder, rows in side.items()} for side in (expected, found))
     products, is_photo = boxes.instance_id.to_numpy(), (boxes.kind == "photo").to_numpy()

@@ -14,6 +14,7 @@ from metric_sub.embedder import build_embedder, load_embedders, save_embedder
 from metric_sub.quantize import costs_of, main, some_products
 from shared.config import dump_config
 from shared.errors import UserError
+from shared.quantized import read_quantized
 from shared.runtime import Runtime
 
 pytest.importorskip("nncf")
@@ -64,7 +65,7 @@ def test_int8_weights_are_made_told_reused_and_taken(options, caplog):
     damaged = weights / "a" / "int8" / "network0.bin"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     main(arguments)
-    load_embedders(weights / "a", runtime=INT8, flip=True)
+    read_quantized(weights / "a", "network0")  # a compiled one is kept, and would do without the file
 
 
 @pytest.mark.parametrize(
