@@ -56,10 +56,15 @@ def link_some(data: Path, limits: Data, folder: Path, n_videos: int, n_photos: i
     return folder
 
 
-def run_measured(module: str, arguments: list[object], measured: Measured, *, as_it_comes: bool = False) -> None:
+def run_measured(
+    module: str, arguments: list[object], measured: Measured, *, as_it_comes: bool = False, shared_once: bool = False
+) -> None:
     """Runs `python -m module` to its end and adds its seconds, those of its processors, and the most memory that it and its children
-    held together (resident, what they share counted in each), as one sees who looks every 0.1 s. as_it_comes: without what run.sh sets.
-    Raises UserError where it fails."""
+    held together (resident), as one sees who looks every 0.1 s.
+
+    as_it_comes: without what run.sh sets. shared_once: what the processes share counts once (Linux's proportional set size) and not in
+    each, for which it looks every 0.5 s, since the kernel then walks all their pages. Raises UserError where it fails.
+    """
     left_out = BY_RUN_SH if as_it_comes else ()
     environment = {name: value for name, value in os.environ.items() if name not in left_out} | {"VID2SHOP_QUIET": "1"}
     before, started = _children_seconds(), time.perf_counter()
@@ -69,8 +74,8 @@ def run_measured(module: str, arguments: list[object], measured: Measured, *, as
     peak, over = [0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(LOOK_EVERY_S):
-            peak[0] = max(peak[0], _resident_bytes(process.pid))
+        while not over.wait(5 * LOOK_EVERY_S if shared_once else LOOK_EVERY_S):
+            peak[0] = max(peak[0], _held_bytes(process.pid, shared_once))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -95,18 +100,21 @@ def _children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def _resident_bytes(pid: int, parent_command: bytes = b"") -> int:
+def _held_bytes(pid: int, shared_once: bool, parent_command: bytes = b"") -> int:
     """What a process and all below it hold in memory."""
+    place, key = (f"/proc/{pid}/smaps_rollup", "Pss:") if shared_once else (f"/proc/{pid}/status", "VmRSS:")
     total = 0
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if command == parent_command:  # a fork that has not yet become another program: its memory is its parent's
-            return 0
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii").split()
-        if "VmRSS:" in status:
-            total = int(status[status.index("VmRSS:") + 1]) * 1024
+        if command == parent_command and not shared_once:
+            return 0  # a fork that has not yet become another program: its memory is its parent's
+        said = Path(place).read_text(encoding="ascii").split()
+        if key in said:
+            total = int(said[said.index(key) + 1]) * 1024
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(_resident_bytes(int(child), command) for child in children.read_text(encoding="ascii").split())
+            total += sum(
+                _held_bytes(int(child), shared_once, command) for child in children.read_text(encoding="ascii").split()
+            )
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has ended
     return total

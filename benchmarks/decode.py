@@ -6,7 +6,8 @@ A 720p H.264 video with B-frames is made of the frames of --video, or of a drawn
 --folder every file in it is read too, every 20th frame up to 380. All sides decode with two threads and give the same frames:
 `opencv` and `pyav` read all, that is they decode and convert every frame up to the last wanted one; `grab` (OpenCV's grab and
 retrieve) and `pyav wanted` decode them too but convert the wanted ones alone; `decord` takes part where it is installed and
-survives the file. CPU ms of a side are those of its process, all threads.
+survives the file. CPU ms of a side are those of its process, all threads. Each side of the 720p video has a process of its own, which
+tells its peak memory, the frames that it gives among it; those of a folder's files take turns in one.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "720p.mp4"
         write_video(path, frames_of(options.video) if options.video else drawn_frames())
-        reports.append(compare(path, [*range(80, LAST + 1, STEP)], options.rounds))
+        reports.append(compare(path, [*range(80, LAST + 1, STEP)], options.rounds, in_children=True))
     for path in sorted(options.folder.iterdir()) if options.folder else []:
         if n_frames := len(every_frame(path)):
             reports.append(compare(path, [*range(0, min(n_frames, LAST + 1), STEP)], options.rounds))
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     publish(reports, options.json)
 
 
-def compare(path: Path, wanted: list[int], rounds: int) -> dict:
+def compare(path: Path, wanted: list[int], rounds: int, *, in_children: bool = False) -> dict:
     """The report of one video."""
     sides = {
         "opencv": read_by_opencv,
@@ -73,11 +74,17 @@ def compare(path: Path, wanted: list[int], rounds: int) -> dict:
     }
     if not decord_survives(path, wanted):
         del sides["decord"]
-    calls = {name: functools.partial(read, str(path), wanted) for name, read in sides.items()}
-    measured = measure({name: lambda call=call: call for name, call in calls.items()}, rounds=rounds)
+    prepared = {name: functools.partial(prepare, read, str(path), wanted) for name, read in sides.items()}
+    measured = measure(prepared, rounds=rounds, in_children=in_children, threads=THREADS)
     truth = measured["pyav"].gave
     equal = {name: {"equal": "yes" if same(side.gave, truth) else "no"} for name, side in measured.items()}
     return report_of(f"decode {path.name}", measured, base="opencv", unit="video", per_call=1, beside=equal)
+
+
+def prepare(read: Callable[[str, list[int]], Frames], path: str, wanted: list[int]) -> Callable[[], Frames]:
+    """A side's function."""
+    logging.getLogger("media").setLevel(logging.ERROR)  # here too: a child has its own
+    return functools.partial(read, path, wanted)
 
 
 def same(frames: Frames, others: Frames) -> bool:

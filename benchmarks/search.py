@@ -3,18 +3,18 @@
     bash run.sh bench search [--queries 2000] [--vectors 100000] [--dimension 512] [--rounds 5] [--exact] [--json FILE]
 
 The vectors of ten photo boxes of an item, and of twenty frame boxes of a video, are drawn around a centre, and read from a memory-mapped
-file. `numpy` takes the largest product in blocks; `faiss.knn` and `IndexFlatL2` give one neighbour and check nothing; ours is exact to the
-float. Recall@1 is against numpy. In the second table a loop over pandas groups counts numpy's and FAISS's neighbours as votes, by the
-plain rule, and our counting ours. CPU ms, of all threads, say more on a machine that does other work. The extra memory is what a
-process that searches takes at its peak beyond one that only reads the vectors.
+file by every side in a process of its own. `numpy` takes the largest product in blocks; `faiss.knn` and `IndexFlatL2` give one neighbour
+and check nothing; ours is exact to the float. Recall@1 is against numpy. In the second table a loop over pandas groups counts numpy's and
+FAISS's neighbours as votes, by the plain rule, and our counting ours. CPU ms, of all threads, say more on a machine that does other work.
+Numpy and FAISS run as they come, ours and the indexes as run.sh sets memory and threads. Peak memory counts the libraries and what of the
+file was read.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -35,6 +35,8 @@ INDEXES = {  # factory string -> parameters
     "IVF256,PQ64": {"nprobe": 16},
 }
 CANDIDATES = 64
+PLAINLY = ("numpy", "faiss.knn", "IndexFlatL2")
+OURS = "ours"
 SPREAD = 0.7  # length of what a vector has of its own, beside a centre of length 1
 NUMPY_BLOCK = 256  # queries
 
@@ -47,84 +49,94 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
     parser.add_argument("--threads", type=int, default=0, help="of FAISS and ours; numpy has its own (default: every core)")
     parser.add_argument("--exact", action="store_true", help="leave the indexes out, which take a while to build")
-    parser.add_argument("--only", choices=["read", "nearest"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where the vectors are kept (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="also write the figures into this file")
     options = parser.parse_args(argv)
     use_threads(options.threads)
-    if options.only:
-        measure_memory(options)
-        return
     with tempfile.TemporaryDirectory() as folder:
         options.folder = options.folder or Path(folder)
         options.folder.mkdir(parents=True, exist_ok=True)
         query, gallery = drawn_vectors(options)
         print(f"{len(query)} x {len(gallery)} vectors of {options.dimension} values, {faiss.omp_get_max_threads()} threads")
-        publish([compare_searches(query, gallery, options), compare_votes(query, gallery, options.rounds)], options.json)
+        publish([compare_searches(query, gallery, options), compare_votes(options)], options.json)
 
 
 def compare_searches(query: np.ndarray, gallery: np.ndarray, options: argparse.Namespace) -> dict:
     """The report of the searches alone."""
-    flat = faiss.IndexFlatL2(gallery.shape[1])
-    flat.add(np.ascontiguousarray(gallery))
-    searches: dict[str, Callable[[], Neighbours]] = {
-        "numpy": lambda: by_numpy(query, gallery),
-        "faiss.knn": lambda: faiss.knn(query, gallery, 1),
-        "IndexFlatL2": lambda: flat.search(query, 1),
-        "ours": lambda: nearest(query, gallery),
-    }
-    beside: dict[str, dict] = {name: {} for name in searches}
-    for name, parameters in ({} if options.exact else INDEXES).items():
-        settings = Search(
-            index=name, parameters=parameters, candidates=CANDIDATES, train_rows=20_000, recall_queries=len(query)
-        )
+    beside: dict[str, dict] = {name: {} for name in (*PLAINLY, OURS)}
+    for name in () if options.exact else INDEXES:
         started = time.perf_counter()
-        search = search_by(settings, gallery, "drawn", options.folder / name.replace(",", "-"), seed=0, fresh=True)
+        search = index_search(name, len(query), gallery, options.folder, fresh=True)
         made = time.perf_counter() - started
         recall = recall_against_exact(search, query, gallery, n_queries=1000, seed=0)["recall_at_10"]
         beside[name] = {"recall@10": recall, "built, s": round(made, 1)}
-        searches[name] = lambda search=search: search(query, gallery, 1)
-    measured = measure({name: lambda call=call: call for name, call in searches.items()}, rounds=options.rounds)
+    sides = {name: partial(prepare, name, options) for name in beside}
+    measured = measure(
+        sides, rounds=options.rounds, in_children=True, threads=options.threads, as_they_come=PLAINLY
+    )
     right = measured["numpy"].gave[1]
     for name, side in measured.items():
         beside[name] = {"recall@1": float((side.gave[1] == right).mean()), **beside[name]}
-    peaks = [peak_of(name, options) for name in ("read", "nearest")]
-    beside["ours"]["extra MB"] = round((peaks[1] - peaks[0]) / 1e6)
     return report_of("search", measured, base="numpy", unit="query", per_call=len(query), beside=beside)
 
 
-def compare_votes(query: np.ndarray, gallery: np.ndarray, rounds: int) -> dict:
+def compare_votes(options: argparse.Namespace) -> dict:
     """The report of searching and voting, by the plain rule."""
-    rng = np.random.default_rng(0)
-    place = np.arange(max(len(query), len(gallery)))
-    photos = box_table(rng, "item_id", place[: len(query)] // PHOTO_BOXES, place[: len(query)] % PHOTO_BOXES)
-    videos = box_table(rng, "video_id", place[: len(gallery)] // VIDEO_BOXES, place[: len(gallery)] % VIDEO_BOXES)
+    names = {"numpy, pandas": "numpy", "faiss.knn, pandas": "faiss.knn", OURS: OURS}
+    sides = {side: partial(prepare_votes, search, options) for side, search in names.items()}
+    plainly = [side for side in names if side != OURS]
+    measured = measure(
+        sides, rounds=options.rounds, in_children=True, threads=options.threads, as_they_come=plainly
+    )
+    right = measured["numpy, pandas"].gave
+    beside = {
+        name: {"matches": len(side.gave), "equal": len(side.gave.items() & right.items())} for name, side in measured.items()
+    }
+    return report_of("search and vote", measured, base="numpy, pandas", unit="query", per_call=options.queries, beside=beside)
 
-    def by_loop(search: Callable[[], Neighbours]) -> dict[str, str]:
-        distances, indices = search()
+
+def prepare(name: str, options: argparse.Namespace) -> Callable[[], Neighbours]:
+    """A search of all queries; an index is read from the folder, where it is built."""
+    query, gallery = drawn_vectors(options)
+    if name == "numpy":
+        return partial(by_numpy, query, gallery)
+    if name == "faiss.knn":
+        return partial(by_faiss, query, gallery)
+    if name == "IndexFlatL2":
+        flat = faiss.IndexFlatL2(gallery.shape[1])
+        flat.add(np.ascontiguousarray(gallery))
+        return partial(flat.search, query, 1)
+    if name == OURS:
+        return partial(nearest, query, gallery)
+    return partial(index_search(name, len(query), gallery, options.folder, fresh=False), query, gallery, 1)
+
+
+def index_search(name: str, n_queries: int, gallery: np.ndarray, folder: Path, *, fresh: bool) -> Callable[..., Neighbours]:
+    settings = Search(
+        index=name, parameters=INDEXES[name], candidates=CANDIDATES, train_rows=20_000, recall_queries=n_queries
+    )
+    return search_by(settings, gallery, "drawn", folder / name.replace(",", "-"), seed=0, fresh=fresh)
+
+
+def prepare_votes(search: str, options: argparse.Namespace) -> Callable[[], dict[str, str]]:
+    """That search with the votes behind it: ours by our counting, the others' by a loop over pandas groups."""
+    find = prepare(search, options)
+    rng = np.random.default_rng(0)
+    place = np.arange(max(options.queries, options.vectors))
+    photos = box_table(rng, "item_id", place[: options.queries] // PHOTO_BOXES, place[: options.queries] % PHOTO_BOXES)
+    videos = box_table(rng, "video_id", place[: options.vectors] // VIDEO_BOXES, place[: options.vectors] % VIDEO_BOXES)
+
+    def by_loop() -> dict[str, str]:
+        distances, indices = find()
         video_ids = videos.video_id.to_numpy()[indices[:, 0]]
         votes = pd.DataFrame({"item_id": photos.item_id, "video_id": video_ids, "distance": distances[:, 0]})
         return match_by_loop(votes, **RULE)
 
     def by_us() -> dict[str, str]:
-        matches = match_items(cast_votes(photos, videos, *nearest(query, gallery)), **RULE, **PLAIN)[0]
+        matches = match_items(cast_votes(photos, videos, *find()), **RULE, **PLAIN)[0]
         return dict(zip(matches.item_id, matches.video_id, strict=True))
 
-    def by_faiss() -> Neighbours:
-        squares, indices = faiss.knn(query, gallery, 1)
-        return np.sqrt(squares), indices
-
-    sides = {
-        "numpy, pandas": lambda: lambda: by_loop(lambda: by_numpy(query, gallery)),
-        "faiss.knn, pandas": lambda: lambda: by_loop(by_faiss),
-        "ours": lambda: by_us,
-    }
-    measured = measure(sides, rounds=rounds)
-    plain = measured["numpy, pandas"].gave
-    beside = {
-        name: {"matches": len(side.gave), "equal": len(side.gave.items() & plain.items())} for name, side in measured.items()
-    }
-    return report_of("search and vote", measured, base="numpy, pandas", unit="query", per_call=len(query), beside=beside)
+    return by_us if search == OURS else by_loop
 
 
 def drawn_vectors(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -165,22 +177,9 @@ def by_numpy(query: np.ndarray, gallery: np.ndarray) -> Neighbours:
     return np.concatenate(distances)[:, None], np.concatenate(indices)[:, None]
 
 
-def measure_memory(options: argparse.Namespace) -> None:
-    """Prints this process's peak in bytes after reading the vectors, or after searching them too."""
-    query, gallery = drawn_vectors(options)
-    for side in (query, gallery):
-        for start in range(0, len(side), 8192):
-            side[start : start + 8192].max()
-    if options.only == "nearest":
-        nearest(query, gallery)
-    status = Path("/proc/self/status").read_text(encoding="ascii").split()
-    print(int(status[status.index("VmHWM:") + 1]) * 1024)  # getrusage would count what the parent process held
-
-
-def peak_of(what: str, options: argparse.Namespace) -> int:
-    sizes = [f"--{name}={getattr(options, name)}" for name in ("queries", "vectors", "dimension", "threads", "folder")]
-    command = [sys.executable, "-m", "benchmarks", "search", "--only", what, *sizes]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def by_faiss(query: np.ndarray, gallery: np.ndarray) -> Neighbours:
+    squares, indices = faiss.knn(query, gallery, 1)
+    return np.sqrt(squares), indices
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def measure(
     """
     measured = {name: Measured() for name in sides}
     runners = {
-        name: _Child(prepare, threads, as_it_comes=name in as_they_come) if in_children else _Here(prepare)
+        name: Child(prepare, threads, as_it_comes=name in as_they_come) if in_children else _Here(prepare)
         for name, prepare in sides.items()
     }
     try:
@@ -122,10 +122,10 @@ class _Here:
         pass
 
 
-class _Child:
-    """A side in a process of its own, which answers one call at a time."""
+class Child:
+    """A side in a process of its own, which answers one call at a time: seconds, seconds of the processors, what it gave."""
 
-    def __init__(self, prepare: Prepare, threads: int, as_it_comes: bool):
+    def __init__(self, prepare: Prepare, threads: int, *, as_it_comes: bool = False):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, threads, theirs), daemon=True)
@@ -142,6 +142,7 @@ class _Child:
         return self._answer()
 
     def peak_bytes(self) -> int:
+        """The most memory that it has held."""
         self._pipe.send("peak")
         return self._answer()
 

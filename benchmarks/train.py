@@ -4,17 +4,17 @@
 
 The plain loops make each batch where they train on it and compute in float32; ours are the verb's own processes, whose steps' times
 stand in their TensorBoard events. The mean of the steps, evaluation and start-up left out: workers that read ahead bring batches in
-bursts, of which a median would take the quick ones. The trainings run in turns, all with memory and threads as run.sh sets them.
+bursts, of which a median would take the quick ones. The trainings run in turns, each in processes of its own, all with memory and
+threads as run.sh sets them. Peak memory of ours is that of all its processes; what the workers share is counted once.
 """
 
 import argparse
 import itertools
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,7 +24,8 @@ import bbox_sub.train
 from bbox_sub.detector import build_detector
 from bbox_sub.targets import DetectorBatches
 from benchmarks._plain_pooling import pooling_plainly
-from benchmarks.side_by_side import Measured, publish, report_of
+from benchmarks._runs import run_measured
+from benchmarks.side_by_side import Child, Measured, publish, report_of
 from metric_sub.batches import EmbedderBatches
 from metric_sub.embedder import build_embedder
 from metric_sub.losses import build_loss
@@ -55,17 +56,24 @@ def main(argv: list[str] | None = None) -> None:
         options.work = options.weights = Path(scratch)
         config_file = options.work / "short.yaml"
         config_file.write_text(dump_config(config), encoding="utf-8")
-        plain = {"detector": plain_detector(config, options), "embedder": plain_embedder(config, options)}
+        loops = {"detector": plain_detector, "embedder": plain_embedder}
         modules = {"detector": "bbox_sub.train", "embedder": "metric_sub.train"}
         batch = {"detector": config.detector_train.phases[0].batch_size, "embedder": config.embedders[0].batch_size}
         name = {"detector": "detector", "embedder": config.embedders[0].name}
+        plain = {stage: Child(partial(prepare, loop, config, options), config.threads) for stage, loop in loops.items()}
         measured = {stage: {"plain": Measured(), "vid2shop": Measured()} for stage in modules}
         for number, stage in itertools.product(range(options.rounds), modules):
-            measured[stage]["plain"].seconds.append(mean_step(timed(itertools.islice(plain[stage], options.steps))))
-            folder = options.work / f"weights-{number}"
-            command = [sys.executable, "-m", modules[stage], "--config", config_file, "--data", options.data]
-            subprocess.run([*command, "--work", options.work, "--weights", folder], check=True, stdout=sys.stderr)
-            measured[stage]["vid2shop"].seconds.append(mean_step(*step_times(folder / name[stage])))
+            *_, moments = plain[stage].call()
+            measured[stage]["plain"].seconds.append(mean_step(moments))
+            weights, whole = options.work / f"weights-{number}", Measured()
+            arguments = ["--config", config_file, "--data", options.data, "--work", options.work, "--weights", weights]
+            run_measured(modules[stage], arguments, whole, shared_once=True)
+            ours = measured[stage]["vid2shop"]
+            ours.seconds.append(mean_step(*step_times(weights / name[stage])))
+            ours.peak_bytes = max(ours.peak_bytes or 0, whole.peak_bytes)
+        for stage, child in plain.items():
+            measured[stage]["plain"].peak_bytes = child.peak_bytes()
+            child.close()
     reports = []
     for stage, sides in measured.items():
         for side in sides.values():
@@ -92,6 +100,12 @@ def shortened(config: Config, steps: int) -> Config:
             "embed_train": config.embed_train.model_copy(update=seldom),
         }
     )
+
+
+def prepare(loop: Callable[..., Iterator[None]], config: Config, options: argparse.Namespace) -> Callable[[], list[float]]:
+    """A function that makes so many steps more and gives the moments, in seconds, at which they end."""
+    steps = loop(config, options)
+    return lambda: [time.perf_counter() for _ in itertools.islice(steps, options.steps)]
 
 
 def plain_detector(config: Config, options: argparse.Namespace) -> Iterator[None]:
@@ -136,11 +150,6 @@ def plain_embedder(config: Config, options: argparse.Namespace) -> Iterator[None
         loss.backward()
         optimizer.step()
         yield
-
-
-def timed(steps: Iterator[None]) -> list[float]:
-    """The moments, in seconds, at which the steps end."""
-    return [time.perf_counter() for _ in steps]
 
 
 def step_times(folder: Path) -> tuple[list[float], set[int]]:

@@ -6,7 +6,8 @@ import pytest
 
 import benchmarks.pipeline
 import benchmarks.scaling
-from benchmarks._runs import draw_weights, link_some
+from benchmarks._runs import draw_weights, link_some, run_measured
+from benchmarks.side_by_side import Measured
 from metric_sub.embeddings import read_trained
 from metric_sub.whitening import load_descriptors
 from shared.config import DescriptorSettings, Whitening, dump_config
@@ -23,6 +24,25 @@ def test_some_media_are_linked_and_videos_copied(plain_data, tmp_path):
     assert everything.media_id.tolist() == read_media(plain_data, LIMITS)[0].media_id.tolist()
     with pytest.raises(UserError, match="expected 4 or more videos, found 3"):
         link_some(plain_data, LIMITS, tmp_path / "more", 4, 1)
+
+
+HOLDS = """
+import os, time
+held = bytearray(b"1" * 300_000_000)
+child = os.fork()
+time.sleep(2)
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_what_a_fork_shares_counts_once(tmp_path, monkeypatch):
+    """A process that holds 300 MB and its fork, which shares them."""
+    (tmp_path / "holds.py").write_text(HOLDS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    measured = Measured()
+    run_measured("holds", [], measured, shared_once=True)
+    assert 300e6 < measured.peak_bytes < 400e6
 
 
 @pytest.mark.slow
