@@ -99,6 +99,21 @@ def test_without_labels_it_is_refused_or_made_of_whole_pictures(options, tiny_da
     assert manifest(weights / "a")["cost"] is None and manifest(weights / "a")["rows"] == 6
 
 
+@pytest.mark.parametrize("readable", ["photo", "video"])
+def test_what_can_be_read_of_photos_or_of_videos_alone_measures_nothing(options, monkeypatch, readable):
+    arguments, weights = options
+    embed_boxes = metric_sub.quantize.embed_boxes
+
+    def with_damaged_files(networks, boxes, *more):
+        found = embed_boxes(networks, boxes, *more)
+        return {folder: vectors * (boxes.kind == readable).to_numpy()[:, None] for folder, vectors in found.items()}
+
+    monkeypatch.setattr(metric_sub.quantize, "embed_boxes", with_damaged_files)
+    with pytest.raises(UserError, match="no labelled product.*max_recall_loss to null"):
+        main(arguments)
+    assert not (weights / "a" / "int8" / "manifest.json").exists()
+
+
 def test_of_too_many_boxes_those_of_some_products_are_judged():
     """Products 1 to 4 with two photos and two frames each, one without a video, and a distractor."""
     rows = [(f"{kind}{product}-{k}", product, kind) for product in (1, 2, 3, 4) for kind in ("photo", "video") for k in (0, 1)]
