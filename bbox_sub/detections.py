@@ -1,5 +1,6 @@
 """The steps detections/{photos,videos}: the detector over units of media, picture by picture as they come."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from shared.tables import detection_table
 from shared.units import KINDS, UNITS_PER_PART, Job, Picture, Unit, UnitEnd, UnitStep, units_of
 from shared.weights import read_description, refuse_other_architecture
 from shared.work import Step, fingerprint
+
+log = logging.getLogger("detect")
 
 BLOCK_BYTES = 64 * 2**20  # of pictures that are detected at once, however large the batch
 
@@ -69,6 +72,7 @@ class Detections:
         configured = config.detector.model_dump()
         self._chosen = {key: configured[key] for key in sorted(INFERENCE_KEYS)}
         self._runtime = runtime
+        self._n_frames = self._n_reused = 0
         self._categories = description["architecture"]["categories"]
         self._depends = {kind: self._depends_of(kind, description) for kind in KINDS}
         self.units = units_of(media)
@@ -133,8 +137,10 @@ class Detections:
             video = event.unit.kind == "videos"
             if video and settings.reuse_below:
                 now = frame_cells(event.image_rgb)
+                self._n_frames += 1
                 alike = event.unit is unit and event.image_rgb.shape == shape  # its size may change within a video
                 if alike and frame_change(now, cells) < settings.reuse_below:
+                    self._n_reused += 1
                     yield Prepared(event, None)
                     continue
                 unit, shape, cells = event.unit, event.image_rgb.shape, now  # compared with what was detected, so that a slow drift is seen
@@ -196,6 +202,9 @@ class Detections:
             units.put(end.unit.number, self._mark(end.unit), {"table": end.detections}, end.skipped)
 
     def finish(self) -> None:
+        if self._n_frames:
+            words = "%d of %d frames barely differed from the one before and took its boxes (detect.reuse_below %g)"
+            log.info(words, self._n_reused, self._n_frames, self._settings.reuse_below)
         for units in self.steps.values():
             units.finish()
 

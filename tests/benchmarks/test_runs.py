@@ -2,11 +2,14 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 import benchmarks.pipeline
+import benchmarks.reuse
 import benchmarks.scaling
 from benchmarks._runs import draw_weights, link_some, run_measured
+from benchmarks.reuse import share_detected, share_found
 from benchmarks.side_by_side import Measured
 from metric_sub.embeddings import read_trained
 from metric_sub.whitening import load_descriptors
@@ -45,8 +48,22 @@ def test_what_a_fork_shares_counts_once(tmp_path, monkeypatch):
     assert 300e6 < measured.peak_bytes < 400e6
 
 
+def test_boxes_that_reuse_keeps_and_frames_that_it_detects_by_hand(tmp_path):
+    columns = ["media_id", "frame_index", "x1", "y1", "x2", "y2", "category"]
+    boxes = [("v", 80, 0, 0, 10, 10, "shoe"), ("v", 100, 0, 0, 10, 10, "shoe"), ("v", 100, 20, 0, 30, 10, "bag"), ("w", 80, 0, 0, 9, 9, "bag")]
+    expected = pd.DataFrame(boxes, columns=columns)
+    given = [("v", 80, 0, 0, 10, 9, "shoe"), ("v", 100, 0, 0, 10, 10, "bag"), ("v", 100, 20, 0, 30, 4, "bag")]  # near; another; too small
+    assert share_found(expected, expected) == 1 and share_found(expected, pd.DataFrame(given, columns=columns)) == 1 / 4
+    assert share_found(expected.head(0), expected) == 1
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"message": "begins"}\n')
+    assert share_detected(log) == 1
+    log.write_text('{"message": "begins"}\n{"message": "30 of 40 frames barely differed from the one before"}\n')
+    assert share_detected(log) == 1 / 4
+
+
 @pytest.mark.slow
-def test_both_benchmarks_of_whole_runs_run(plain_data, untrained, tiny_config, tmp_path, monkeypatch, capfd):
+def test_the_benchmarks_of_whole_runs_run(plain_data, untrained, tiny_config, tmp_path, monkeypatch, capfd):
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(tiny_config))
     common = ["--config", str(path), "--data", str(plain_data), "--rounds", "1"]
@@ -57,6 +74,11 @@ def test_both_benchmarks_of_whole_runs_run(plain_data, untrained, tiny_config, t
     monkeypatch.setattr(benchmarks.scaling, "TIMES", (1, 2))
     benchmarks.scaling.main([*common, "--weights", str(untrained), "--videos", "1", "--photos", "1"])
     assert "2 videos" in capfd.readouterr().out
+    path = tmp_path / "reuse.json"
+    benchmarks.reuse.main([*common, "--weights", str(untrained), "--below", "0.001", "256", "--json", str(path)])
+    sides = json.loads(path.read_text())["reuse"]["sides"]
+    assert {name: round(side["detected"], 2) for name, side in sides.items()} == {"0": 1, "0.001": 1, "256": 0.33}
+    assert sides["0.001"]["found"] == 1
 
 
 def test_weights_that_are_drawn_have_all_that_inference_reads(tiny_config, tmp_path):
