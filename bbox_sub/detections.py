@@ -29,7 +29,7 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes, scores, labels of a 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A picture that is to be detected, ready for the network; without `resized` it takes the boxes of the one before."""
+    """A picture that is to be detected, ready for the network; without `resized` it takes the boxes of the last detected one."""
 
     picture: Picture
     resized: Resized | None
@@ -203,7 +203,7 @@ class Detections:
 
     def finish(self) -> None:
         if self._n_frames:
-            words = "%d of %d frames barely differed from the one before and took its boxes (detect.reuse_below %g)"
+            words = "%d of %d frames barely differed from the last detected one and took its boxes (detect.reuse_below %g)"
             log.info(words, self._n_reused, self._n_frames, self._settings.reuse_below)
         for units in self.steps.values():
             units.finish()

@@ -1,5 +1,6 @@
 """What the benchmarks of whole runs share: a subset of a data set, random weights, a command with its time and memory."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -62,8 +63,8 @@ def run_measured(
     """Runs `python -m module` to its end and adds its seconds, those of its processors, and the most memory that it and its children
     held together (resident), as one sees who looks every 0.1 s.
 
-    as_it_comes: without what run.sh sets. shared_once: what the processes share counts once (Linux's proportional set size) and not in
-    each, for which it looks every 0.5 s, since the kernel then walks all their pages. Raises UserError where it fails.
+    as_it_comes: without what run.sh sets. shared_once: what its processes share counts once and not in each, for which it looks every
+    0.5 s, since the kernel then walks all their pages. Raises UserError where it fails.
     """
     left_out = BY_RUN_SH if as_it_comes else ()
     environment = {name: value for name, value in os.environ.items() if name not in left_out} | {"VID2SHOP_QUIET": "1"}
@@ -72,10 +73,11 @@ def run_measured(
         [sys.executable, "-m", module, *map(str, arguments)], stdout=sys.stderr, env=environment
     )
     peak, over = [0], threading.Event()
+    held = _bytes_shared_once if shared_once else _resident_bytes
 
     def watch() -> None:
         while not over.wait(5 * LOOK_EVERY_S if shared_once else LOOK_EVERY_S):
-            peak[0] = max(peak[0], _held_bytes(process.pid, shared_once))
+            peak[0] = max(peak[0], held(process.pid))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -100,21 +102,44 @@ def _children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def _held_bytes(pid: int, shared_once: bool, parent_command: bytes = b"") -> int:
+def _resident_bytes(pid: int, parent_command: bytes = b"") -> int:
     """What a process and all below it hold in memory."""
-    place, key = (f"/proc/{pid}/smaps_rollup", "Pss:") if shared_once else (f"/proc/{pid}/status", "VmRSS:")
     total = 0
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if command == parent_command and not shared_once:
-            return 0  # a fork that has not yet become another program: its memory is its parent's
-        said = Path(place).read_text(encoding="ascii").split()
-        if key in said:
-            total = int(said[said.index(key) + 1]) * 1024
+        if command == parent_command:  # a fork that has not yet become another program: its memory is its parent's
+            return 0
+        total = 1024 * _kb_of(Path(f"/proc/{pid}/status"), "VmRSS")
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(
-                _held_bytes(int(child), shared_once, command) for child in children.read_text(encoding="ascii").split()
-            )
+            total += sum(_resident_bytes(int(child), command) for child in children.read_text(encoding="ascii").split())
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has ended
     return total
+
+
+def _bytes_shared_once(pid: int) -> int:
+    """The same, where what a process shares with its forks counts once: their parts of it are added up, but for the files (libraries)
+    that the first one maps, which other programs share too."""
+    total = 0
+    with contextlib.suppress(OSError):
+        total = 1024 * _kb_of(Path(f"/proc/{pid}/status"), "RssFile")
+    for process in (pid, *descendants(pid)):
+        with contextlib.suppress(OSError):
+            total += 1024 * _kb_of(Path(f"/proc/{process}/smaps_rollup"), "Pss_Anon", "Pss_Shmem")
+    return total
+
+
+def _kb_of(path: Path, *keys: str) -> int:
+    """The sum of what a file of /proc says of these keys; 0 where the process is ending."""
+    said = path.read_text(encoding="ascii").split()
+    return sum(int(said[said.index(f"{key}:") + 1]) for key in keys if f"{key}:" in said)
+
+
+def descendants(process: int) -> list[int]:
+    """The processes that a process has started, and those that these have."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (thread / "children").read_text().split())
+    return [*found, *(below for child in found for below in descendants(child))]

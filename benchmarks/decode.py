@@ -7,7 +7,8 @@ A 720p H.264 video with B-frames is made of the frames of --video, or of a drawn
 `opencv` and `pyav` read all, that is they decode and convert every frame up to the last wanted one; `grab` (OpenCV's grab and
 retrieve) and `pyav wanted` decode them too but convert the wanted ones alone; `decord` takes part where it is installed and
 survives the file. CPU ms of a side are those of its process, all threads. Each side of the 720p video has a process of its own, which
-tells its peak memory, the frames that it gives among it; those of a folder's files take turns in one.
+tells its peak memory, the frames that it gives among it; those of a folder's files take turns in one. All have memory and threads as
+run.sh sets them.
 """
 
 import argparse

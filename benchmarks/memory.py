@@ -29,6 +29,7 @@ from PIL import Image
 
 from bbox_sub.body import preprocessing
 from bbox_sub.detector import build_detector
+from benchmarks._runs import descendants
 from metric_sub.embedder import build_embedder, save_embedder
 from shared.config import Config, load_config, save_config
 from shared.errors import UserError
@@ -154,16 +155,6 @@ def run_sampled(module: str, folder: Path) -> list[tuple[float, float, int]]:
     if code:
         raise UserError(f"{module} ended with exit {code}; see what it said.")
     return [entry for entry in samples if entry[1]]
-
-
-def descendants(process: int) -> list[int]:
-    """The processes that a process has started, and those that these have."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in Path(f"/proc/{process}/task").iterdir():
-            with contextlib.suppress(OSError):
-                found += map(int, (thread / "children").read_text().split())
-    return [*found, *(below for child in found for below in descendants(child))]
 
 
 def pss_mb(process: int) -> float:

@@ -10,6 +10,7 @@ function must then be picklable (of a module's top level, or a functools.partial
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.cli import use_threads
+from shared.errors import UserError
 from shared.runtime import cpu_has_bf16, openvino_core
 
 FLAGS = (
@@ -79,11 +81,10 @@ def measure(
     `as_they_come` have memory and threads as any program has them, the others as run.sh sets them.
     """
     measured = {name: Measured() for name in sides}
-    runners = {
-        name: Child(prepare, threads, as_it_comes=name in as_they_come) if in_children else _Here(prepare)
-        for name, prepare in sides.items()
-    }
+    runners: dict[str, Child | _Here] = {}
     try:
+        for name, prepare in sides.items():
+            runners[name] = Child(prepare, threads, as_it_comes=name in as_they_come) if in_children else _Here(prepare)
         for number in range(warm_up + rounds):
             for name, runner in runners.items():
                 wall, processor, gave = runner.call()
@@ -123,7 +124,10 @@ class _Here:
 
 
 class Child:
-    """A side in a process of its own, which answers one call at a time: seconds, seconds of the processors, what it gave."""
+    """A side in a process of its own, which answers one call at a time: seconds, seconds of the processors, what it gave.
+
+    Raises the UserError that the side raises.
+    """
 
     def __init__(self, prepare: Prepare, threads: int, *, as_it_comes: bool = False):
         context = multiprocessing.get_context("spawn")
@@ -142,7 +146,7 @@ class Child:
         return self._answer()
 
     def peak_bytes(self) -> int:
-        """The most memory that it has held."""
+        """The most memory that it has held, what it gave included, but not the copy of that for us."""
         self._pipe.send("peak")
         return self._answer()
 
@@ -154,7 +158,10 @@ class Child:
 
     def _answer(self) -> object:
         try:
-            return self._pipe.recv()
+            answer = self._pipe.recv()
+            if isinstance(answer, UserError):
+                raise answer
+            return answer
         except EOFError:
             self._process.join()
             raise RuntimeError(
@@ -164,15 +171,25 @@ class Child:
 
 def _serve(prepare: Prepare, threads: int, pipe) -> None:
     use_threads(threads)
-    function = prepare()
-    use_threads(threads)  # also of the libraries that prepare has imported
-    pipe.send("ready")
-    while True:
-        try:
-            asked = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_timed(function) if asked == "call" else peak_of_process())
+    peak = 0
+    try:
+        function = prepare()
+        use_threads(threads)  # also of the libraries that prepare has imported
+        pipe.send("ready")
+        while True:
+            try:
+                asked = pipe.recv()
+            except EOFError:
+                return
+            if asked == "peak":
+                pipe.send(peak)
+                continue
+            answer = _timed(function)
+            peak = max(peak, peak_of_process())
+            pipe.send(answer)
+            forget_peak()
+    except UserError as error:
+        pipe.send(error)
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float, object]:
@@ -312,6 +329,12 @@ def machine_facts() -> dict:
         "load": os.getloadavg()[0],
         "versions": versions,
     }
+
+
+def forget_peak() -> None:
+    """From now on `peak_of_process` tells of what comes, and of what the process holds now."""
+    with contextlib.suppress(OSError):  # a kernel may be made without it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def flop_of(function: Callable[[], object]) -> int:

@@ -5,7 +5,8 @@
 The plain loops make each batch where they train on it and compute in float32; ours are the verb's own processes, whose steps' times
 stand in their TensorBoard events. The mean of the steps, evaluation and start-up left out: workers that read ahead bring batches in
 bursts, of which a median would take the quick ones. The trainings run in turns, each in processes of its own, all with memory and
-threads as run.sh sets them. Peak memory of ours is that of all its processes; what the workers share is counted once.
+threads as run.sh sets them. Peak memory is that of the steps; ours, seen every 0.5 s, is that of all its processes, evaluation included,
+and what its workers share with it counts once.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from bbox_sub.detector import build_detector
 from bbox_sub.targets import DetectorBatches
 from benchmarks._plain_pooling import pooling_plainly
 from benchmarks._runs import run_measured
-from benchmarks.side_by_side import Child, Measured, publish, report_of
+from benchmarks.side_by_side import Child, Measured, forget_peak, publish, report_of
 from metric_sub.batches import EmbedderBatches
 from metric_sub.embedder import build_embedder
 from metric_sub.losses import build_loss
@@ -62,18 +63,21 @@ def main(argv: list[str] | None = None) -> None:
         name = {"detector": "detector", "embedder": config.embedders[0].name}
         plain = {stage: Child(partial(prepare, loop, config, options), config.threads) for stage, loop in loops.items()}
         measured = {stage: {"plain": Measured(), "vid2shop": Measured()} for stage in modules}
-        for number, stage in itertools.product(range(options.rounds), modules):
-            *_, moments = plain[stage].call()
-            measured[stage]["plain"].seconds.append(mean_step(moments))
-            weights, whole = options.work / f"weights-{number}", Measured()
-            arguments = ["--config", config_file, "--data", options.data, "--work", options.work, "--weights", weights]
-            run_measured(modules[stage], arguments, whole, shared_once=True)
-            ours = measured[stage]["vid2shop"]
-            ours.seconds.append(mean_step(*step_times(weights / name[stage])))
-            ours.peak_bytes = max(ours.peak_bytes or 0, whole.peak_bytes)
-        for stage, child in plain.items():
-            measured[stage]["plain"].peak_bytes = child.peak_bytes()
-            child.close()
+        try:
+            for number, stage in itertools.product(range(options.rounds), modules):
+                *_, moments = plain[stage].call()
+                measured[stage]["plain"].seconds.append(mean_step(moments))
+                weights, whole = options.work / f"weights-{number}", Measured()
+                arguments = ["--config", config_file, "--data", options.data, "--work", options.work, "--weights", weights]
+                run_measured(modules[stage], arguments, whole, shared_once=True)
+                ours = measured[stage]["vid2shop"]
+                ours.seconds.append(mean_step(*step_times(weights / name[stage])))
+                ours.peak_bytes = max(ours.peak_bytes or 0, whole.peak_bytes)
+            for stage, child in plain.items():
+                measured[stage]["plain"].peak_bytes = child.peak_bytes()
+        finally:
+            for child in plain.values():
+                child.close()
     reports = []
     for stage, sides in measured.items():
         for side in sides.values():
@@ -105,7 +109,16 @@ def shortened(config: Config, steps: int) -> Config:
 def prepare(loop: Callable[..., Iterator[None]], config: Config, options: argparse.Namespace) -> Callable[[], list[float]]:
     """A function that makes so many steps more and gives the moments, in seconds, at which they end."""
     steps = loop(config, options)
-    return lambda: [time.perf_counter() for _ in itertools.islice(steps, options.steps)]
+
+    def more_steps() -> list[float]:
+        moments = []
+        for _ in itertools.islice(steps, options.steps):
+            if not moments:
+                forget_peak()  # pictures and crops were cut before the first step
+            moments.append(time.perf_counter())
+        return moments
+
+    return more_steps
 
 
 def plain_detector(config: Config, options: argparse.Namespace) -> Iterator[None]:

@@ -260,7 +260,7 @@ def test_still_frames_reuse_boxes_and_moving_ones_do_not(plain_data, untrained, 
     assert all(np.array_equal(one, other) for one, other in zip(every, none_still, strict=True))
     assert caplog.text.count("0 of 9 frames barely differed") == 1
     still, reused = boxes("all", 256)
-    assert "6 of 9 frames barely differed from the one before and took its boxes (detect.reuse_below 256)" in caplog.text
+    assert "6 of 9 frames barely differed from the last detected one and took its boxes (detect.reuse_below 256)" in caplog.text
     assert set(zip(still.media_id, still.frame_index, strict=True)) >= set(zip(table.media_id, table.frame_index, strict=True))
     for _, rows in still.groupby("media_id"):
         frames = [of_frame[BOX].to_numpy() for _, of_frame in rows.groupby("frame_index")]

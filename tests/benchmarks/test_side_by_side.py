@@ -17,6 +17,7 @@ from benchmarks.side_by_side import (
     report_of,
     table_of,
 )
+from shared.errors import UserError
 
 
 def counting(name, calls):
@@ -51,6 +52,27 @@ def test_children_have_memory_of_their_own_and_give_what_they_made():
     assert [side.gave for side in measured.values()] == [little, much]
     first, second = (side.peak_bytes for side in measured.values())
     assert 200_000_000 < second - first < 700_000_000
+
+
+def giving(n_bytes):
+    return lambda: b"x" * n_bytes
+
+
+def test_the_copy_of_what_a_child_gives_is_not_its_memory():
+    sides = {str(n): partial(giving, n) for n in (1, 200_000_000)}
+    measured = measure(sides, rounds=2, in_children=True, threads=1)
+    first, second = (side.peak_bytes for side in measured.values())
+    assert 190_000_000 < second - first < 290_000_000
+
+
+def without_labels():
+    raise UserError("data: no labels")
+
+
+def test_what_a_user_did_wrong_is_told_by_the_child_in_words(capfd):
+    with pytest.raises(UserError, match="data: no labels"):
+        measure({"a": without_labels}, rounds=1, in_children=True)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def by_run_sh():
