@@ -187,6 +187,7 @@ def _serve(prepare: Prepare, threads: int, pipe) -> None:
             answer = _timed(function)
             peak = max(peak, peak_of_process())
             pipe.send(answer)
+            del answer  # so that the next call does not find it
             forget_peak()
     except UserError as error:
         pipe.send(error)

@@ -82,7 +82,8 @@ def test_the_benchmarks_of_whole_runs_run(plain_data, untrained, tiny_config, tm
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_trainings_runs(tiny_data, tiny_config, tmp_path):
+def test_the_benchmark_of_trainings_runs(tiny_data, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks.train, "WARM_UP", 0)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(tiny_config))
     figures = tmp_path / "train.json"
