@@ -19,6 +19,7 @@ from benchmarks.side_by_side import Measured, publish, report_of
 from metric_sub.result import read_result
 from shared.boxes import pairwise_iou
 from shared.cli import config_of, parse_options, run_entry
+from shared.errors import UserError
 from shared.journal import read_tail
 from shared.tables import BOX
 
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
         base, *_ = works.values()
         media = pd.read_parquet(base / "media" / "table.parquet")
         n_frames = sum(int((frame_indices < n).sum()) for n in media.n_frames[media.kind == "video"])
+        if not n_frames:
+            raise UserError(f"{options.data}: expected videos with frames {frame_indices[0]} to {frame_indices[-1]}, found none that long.")
         n_pictures = n_frames + int((media.kind == "photo").sum())
         beside = {below: {"detected": 1.0 if below == "0" else share_detected(work), **compared(work, base)} for below, work in works.items()}
     publish([report_of("reuse", measured, base="0", unit="picture", per_call=n_pictures, beside=beside)], options.json)
