@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from bbox_sub.detector import build_detector
-from benchmarks.side_by_side import BY_RUN_SH, Measured
+from benchmarks.side_by_side import BY_RUN_SH, Measured, told_bytes
 from metric_sub.embedder import build_embedder, save_embedder
 from metric_sub.whitening import FOLDER, map_shapes, save_whitening, whitening_of
 from shared.config import Config, Data
@@ -55,6 +56,11 @@ def link_some(data: Path, limits: Data, folder: Path, n_videos: int, n_photos: i
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(path)
     return folder
+
+
+def n_wanted_frames(media: pd.DataFrame, frame_indices: list[int]) -> int:
+    """How many of the wanted frames the videos have. media: a work folder's media/table.parquet."""
+    return sum(int((np.array(frame_indices) < n_frames).sum()) for n_frames in media.n_frames[media.kind == "video"])
 
 
 def run_measured(
@@ -109,7 +115,7 @@ def _resident_bytes(pid: int, parent_command: bytes = b"") -> int:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if command == parent_command:  # a fork that has not yet become another program: its memory is its parent's
             return 0
-        total = 1024 * _kb_of(Path(f"/proc/{pid}/status"), "VmRSS")
+        total = told_bytes(f"/proc/{pid}/status", "VmRSS")
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             total += sum(_resident_bytes(int(child), command) for child in children.read_text(encoding="ascii").split())
     except (FileNotFoundError, ProcessLookupError):
@@ -122,17 +128,11 @@ def _bytes_shared_once(pid: int) -> int:
     that the first one maps, which other programs share too."""
     total = 0
     with contextlib.suppress(OSError):
-        total = 1024 * _kb_of(Path(f"/proc/{pid}/status"), "RssFile")
+        total = told_bytes(f"/proc/{pid}/status", "RssFile")
     for process in (pid, *descendants(pid)):
         with contextlib.suppress(OSError):
-            total += 1024 * _kb_of(Path(f"/proc/{process}/smaps_rollup"), "Pss_Anon", "Pss_Shmem")
+            total += told_bytes(f"/proc/{process}/smaps_rollup", "Pss_Anon", "Pss_Shmem")
     return total
-
-
-def _kb_of(path: Path, *keys: str) -> int:
-    """The sum of what a file of /proc says of these keys; 0 where the process is ending."""
-    said = path.read_text(encoding="ascii").split()
-    return sum(int(said[said.index(f"{key}:") + 1]) for key in keys if f"{key}:" in said)
 
 
 def descendants(process: int) -> list[int]:

@@ -30,6 +30,7 @@ from PIL import Image
 from bbox_sub.body import preprocessing
 from bbox_sub.detector import build_detector
 from benchmarks._runs import descendants
+from benchmarks.side_by_side import told_bytes
 from metric_sub.embedder import build_embedder, save_embedder
 from shared.config import Config, load_config, save_config
 from shared.errors import UserError
@@ -160,9 +161,7 @@ def run_sampled(module: str, folder: Path) -> list[tuple[float, float, int]]:
 def pss_mb(process: int) -> float:
     """The process's proportional share of memory in MB (2^20 bytes); 0 where it has ended."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
+        return told_bytes(f"/proc/{process}/smaps_rollup", "Pss") / 2**20
     return 0.0
 
 

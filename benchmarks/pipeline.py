@@ -13,10 +13,9 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from benchmarks._runs import draw_weights, link_some, run_measured
+from benchmarks._runs import draw_weights, link_some, n_wanted_frames, run_measured
 from benchmarks.side_by_side import Measured, publish, report_of
 from metric_sub.result import read_result
 from shared.cli import config_of, parse_options, run_entry
@@ -64,16 +63,14 @@ def compare(options: argparse.Namespace, data: Path, weights: Path, scratch: Pat
         run_measured("benchmarks._plain_pipeline", plain, measured["plain"], as_it_comes=True)
         run_measured("infer", [*common, "--work", work, *options.overrides], measured["vid2shop"])
     media = pd.read_parquet(work / "media" / "table.parquet")
-    videos = media[media.kind == "video"]
-    wanted = np.array(frame_indices)
-    n_pictures = int((media.kind == "photo").sum()) + sum(int((wanted < n_frames).sum()) for n_frames in videos.n_frames)
+    n_pictures = int((media.kind == "photo").sum()) + n_wanted_frames(media, frame_indices)
     plain, ours = (read_result(path) for path in (out, work / "result.json"))
     equal = sum(plain[video].item_id == ours[video].item_id for video in plain.keys() & ours.keys())
     rows = json.loads((work / "detections" / "videos" / "manifest.json").read_text(encoding="utf-8"))["rows"]
     report = report_of("pipeline", measured, base="plain", unit="picture", per_call=n_pictures)
     return report | {
         "matches": {"plain": len(plain), "vid2shop": len(ours), "equal": equal},
-        "videos": len(videos),
+        "videos": int((media.kind == "video").sum()),
         "pictures": n_pictures,
         "boxes in videos": rows,
     }

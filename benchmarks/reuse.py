@@ -11,10 +11,9 @@ import re
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from benchmarks._runs import run_measured
+from benchmarks._runs import n_wanted_frames, run_measured
 from benchmarks.side_by_side import Measured, publish, report_of
 from metric_sub.result import read_result
 from shared.boxes import pairwise_iou
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         ("--rounds", "how often each runs (default: 3)", {"type": int, "default": 3}),
         ("--json", "also write the figures into this file"),
     )
-    frame_indices = np.array(config_of(options).frames.indices)
+    frame_indices = config_of(options).frames.indices
     works: dict[str, Path] = {}
     measured = {f"{below:g}": Measured() for below in (0, *options.below)}
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
                 run_measured("infer", [*arguments, "--work", works[below], *overrides], side)
         base, *_ = works.values()
         media = pd.read_parquet(base / "media" / "table.parquet")
-        n_frames = sum(int((frame_indices < n).sum()) for n in media.n_frames[media.kind == "video"])
+        n_frames = n_wanted_frames(media, frame_indices)
         if not n_frames:
             raise UserError(f"{options.data}: expected videos with frames {frame_indices[0]} to {frame_indices[-1]}, found none that long.")
         n_pictures = n_frames + int((media.kind == "photo").sum())
@@ -60,10 +59,7 @@ def compared(work: Path, base: Path) -> dict[str, object]:
     matches, expected = (read_result(folder / "result.json") for folder in (work, base))
     equal = sum(matches[video].item_id == expected[video].item_id for video in matches.keys() & expected.keys())
     boxes, all_boxes = (pd.read_parquet(folder / "detections" / "videos" / "table.parquet") for folder in (work, base))
-    return {
-        "found": share_found(all_boxes, boxes),
-        "equal": f"{equal} of {len(expected)}",
-    }
+    return {"found": share_found(all_boxes, boxes), "equal": f"{equal} of {len(expected)}"}
 
 
 def share_detected(work: Path) -> float:

@@ -201,8 +201,13 @@ def _timed(function: Callable[[], object]) -> tuple[float, float, object]:
 
 def peak_of_process() -> int:
     """The most memory that this process has held, in bytes (Linux's VmHWM: getrusage would count what the parent held)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").split()
-    return int(status[status.index("VmHWM:") + 1]) * 1024
+    return told_bytes("/proc/self/status", "VmHWM")
+
+
+def told_bytes(path: str, *keys: str) -> int:
+    """The sum, in bytes, of what a file of /proc tells in kB under these keys; a process that is ending tells of none: 0."""
+    told = Path(path).read_text(encoding="ascii").split()
+    return 1024 * sum(int(told[told.index(f"{key}:") + 1]) for key in keys if f"{key}:" in told)
 
 
 def report_of(

@@ -10,6 +10,7 @@ and what its workers share with it counts once.
 """
 
 import argparse
+import contextlib
 import itertools
 import statistics
 import tempfile
@@ -61,9 +62,12 @@ def main(argv: list[str] | None = None) -> None:
         modules = {"detector": "bbox_sub.train", "embedder": "metric_sub.train"}
         batch = {"detector": config.detector_train.phases[0].batch_size, "embedder": config.embedders[0].batch_size}
         name = {"detector": "detector", "embedder": config.embedders[0].name}
-        plain = {stage: Child(partial(prepare, loop, config, options), config.threads) for stage, loop in loops.items()}
         measured = {stage: {"plain": Measured(), "vid2shop": Measured()} for stage in modules}
-        try:
+        with contextlib.ExitStack() as children:
+            plain = {}
+            for stage, loop in loops.items():
+                child = Child(partial(prepare, loop, config, options), config.threads)
+                plain[stage] = children.enter_context(contextlib.closing(child))
             for number, stage in itertools.product(range(options.rounds), modules):
                 *_, moments = plain[stage].call()
                 measured[stage]["plain"].seconds.append(mean_step(moments))
@@ -75,9 +79,6 @@ def main(argv: list[str] | None = None) -> None:
                 ours.peak_bytes = max(ours.peak_bytes or 0, whole.peak_bytes)
             for stage, child in plain.items():
                 measured[stage]["plain"].peak_bytes = child.peak_bytes()
-        finally:
-            for child in plain.values():
-                child.close()
     reports = []
     for stage, sides in measured.items():
         for side in sides.values():

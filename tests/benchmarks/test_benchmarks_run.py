@@ -63,7 +63,7 @@ def test_decoders_are_compared(path, media_log, monkeypatch):
     sides = json.loads(path.read_text())["decode 720p.mp4"]["sides"]
     assert {"opencv", "grab", "pyav", "pyav wanted", "ours"} <= sides.keys()
     assert sides["ours"]["equal"] == sides["pyav wanted"]["equal"] == "yes"
-    assert all(side["peak_bytes"] > 10e6 for side in sides.values())
+    assert all(100e6 < side["peak_bytes"] < 20e9 for side in sides.values())
 
 
 def test_a_step_is_the_mean_of_what_was_not_judged(tmp_path):
