@@ -20,6 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_d
 from timm.layers import convert_sync_batchnorm
 
 from metric_sub.batches import Batch, EmbedderBatches, check_batch_size
+from metric_sub.depthwise import with_quick_gradients
 from metric_sub.embedder import (
     INFERENCE_KEYS,
     EmbeddingNet,
@@ -184,6 +185,8 @@ def _decisive(settings: EmbedTrain) -> dict:
 def training_network(config: Config, model: Embedder, accelerator: Accelerator) -> EmbeddingNet:
     """The network as it is before the first step; in several processes on GPUs its batch norms see the whole batch."""
     network = build_embedder(model, config.embed, load_pretrained=True).to(memory_format=torch.channels_last)
+    if accelerator.device.type == "cpu":
+        network = with_quick_gradients(network)
     if accelerator.num_processes > 1:
         if accelerator.device.type == "cuda":
             return convert_sync_batchnorm(network)  # timm's: torch's would drop the activations that timm's norms hold
