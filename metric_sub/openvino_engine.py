@@ -1,6 +1,7 @@
 """An embedder outside of torch: OpenVINO runs its backbone; GeM and the layers behind it, a thousandth of the work, stay in float32."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
 
+AT_ONCE = 8  # crops that a worker takes at most: their features wait for the layers behind the backbone
 SOURCES = [Path(__file__).with_name(name) for name in ("openvino_engine.py", "embedder.py")]  # what makes the models
 
 
@@ -41,11 +43,30 @@ class CompiledEmbedder:
         self._workers = Workers(compiled(make, runtime, cache))
 
     def __call__(self, crops_rgb: np.ndarray) -> np.ndarray:
-        return torch.cat(self._workers.map(self._embed, list(crops_rgb))).numpy()
+        parts = (crops_rgb[part] for part in shares(len(crops_rgb), self._workers.n))
+        return torch.cat(self._workers.map(self._embed, parts)).numpy()
 
-    def _embed(self, front: Request, crop_rgb: np.ndarray) -> Tensor:
-        features = front(torch.from_numpy(np.ascontiguousarray(crop_rgb)[None]))[0].permute(0, 3, 1, 2)  # (1, C, h, w)
+    def _embed(self, front: Request, crops_rgb: np.ndarray) -> Tensor:
+        """(n, D). First the backbone for each crop, then what comes behind it for each: in turns they drive one another out of the
+        processor's cache, which made them a fifth of a small network's time."""
+        crops = torch.from_numpy(np.ascontiguousarray(crops_rgb)).split(1)
+        features = [front(crop)[0].clone().permute(0, 3, 1, 2) for crop in crops]  # (1, C, h, w) each
+        return torch.cat([self._behind(each) for each in features])
+
+    def _behind(self, features: Tensor) -> Tensor:
         return nn.functional.normalize(self._norm(self._project(self._pool(features))), dim=1)  # (1, D)
+
+
+def shares(n_crops: int, n_workers: int) -> Iterator[slice]:
+    """Ever smaller parts of so many crops, at most AT_ONCE in each: workers that take the next when they have done theirs end together.
+
+    Guided self-scheduling (Polychronopoulos and Kuck 1987).
+    """
+    start = 0
+    while start < n_crops:
+        size = min(AT_ONCE, math.ceil((n_crops - start) / n_workers))
+        yield slice(start, start + size)
+        start += size
 
 
 def front_model(network: nn.Module) -> ov.Model:

@@ -220,12 +220,12 @@ class Workers:
     """Threads that each have inference requests of their own to one or more models, and work on one thing at a time."""
 
     def __init__(self, *models: Compiled):
-        self._n = min(model.streams for model in models)
+        self.n = min(model.streams for model in models)
         self._idle: SimpleQueue = SimpleQueue()
-        for _ in range(self._n):
+        for _ in range(self.n):
             self._idle.put([Request(each.model) for each in models])
         # torch in a worker has the thread that it is called on: OpenVINO has the others
-        self._pool = ThreadPoolExecutor(self._n, "infer", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(self.n, "infer", initializer=torch.set_num_threads, initargs=(1,))
 
     def map(self, work: Callable, things: Iterable) -> list:
         """[work(*requests, thing) for each thing], in their order.
@@ -235,7 +235,7 @@ class Workers:
         done, waiting = [], deque()
         try:
             for thing in things:
-                if len(waiting) == 2 * self._n:
+                if len(waiting) == 2 * self.n:
                     done.append(waiting.popleft().result())
                 waiting.append(self._pool.submit(self._one, work, thing))
             return done + [each.result() for each in waiting]

@@ -77,7 +77,7 @@ def test_in_bf16_the_maps_of_torch_to_three_digits(folder):
 @pytest.mark.parametrize("runtime", [F32, pytest.param(BF16, marks=needs_bf16)])
 def test_a_picture_has_the_same_bits_in_any_company(folder, runtime, two_threads):
     model, _ = load_detector(folder, runtime=runtime, least_score=0.1)
-    assert model._workers._n == 2  # so that company is at work at the same time
+    assert model._workers.n == 2  # so that company is at work at the same time
     pictures = images()
     sides = {"short_side": 96, "max_side": 200}
     alone = [detect_boxes(model, [picture], batch_size=1, **sides)[0] for picture in pictures]

@@ -1,15 +1,19 @@
 """The compiled embedders against the same networks in torch."""
 
 import functools
+import heapq
+import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metric_sub.crops import CropRule
 from metric_sub.embed import CropEmbedder, embed_crops
 from metric_sub.embedder import load_embedders
-from metric_sub.openvino_engine import Front, front_model
+from metric_sub.openvino_engine import AT_ONCE, Front, front_model, shares
 from shared.runtime import PLAIN, Runtime, cpu_has_bf16, openvino_core
 from tests.drawn_networks import write_embedder
 
@@ -77,11 +81,23 @@ def test_padding_before_convolutions_at_even_and_odd_sizes(save, backbone):
 )
 def test_a_crop_has_the_same_bits_in_any_company(save, runtime, two_threads):
     [embedder] = load_embedders(save(), runtime=runtime, flip=True)
-    assert embedder.net._workers._n == 2  # so that company is at work at the same time
+    assert embedder.net._workers.n == 2  # so that company is at work at the same time
     together = embed_crops(embedder, crops() * 3, np.tile(GROUPS, 3), 16)
     for k, (crop, group) in enumerate(zip(crops(), GROUPS, strict=True)):
         alone = embed_crops(embedder, [crop], np.array([group]), 1)[0]
         assert all(np.array_equal(alone, together[k + len(GROUPS) * turn]) for turn in range(3))
+
+
+@given(st.integers(0, 500), st.integers(1, 16))
+def test_workers_that_take_the_next_share_end_as_early_as_they_can(n_crops, n_workers):
+    busy_until = [0] * n_workers
+    taken = []
+    for share in shares(n_crops, n_workers):
+        taken += range(n_crops)[share]
+        assert 1 <= share.stop - share.start <= AT_ONCE
+        heapq.heapreplace(busy_until, busy_until[0] + share.stop - share.start)
+    assert taken == list(range(n_crops))
+    assert max(busy_until) == math.ceil(n_crops / n_workers)
 
 
 class PadsTwice(torch.nn.Module):
