@@ -1,7 +1,8 @@
 """Depthwise convolutions whose gradients in bfloat16 are quick on a CPU.
 
-Of these oneDNN computes well what is of 3 x 3 and has no stride. For the others it takes kernels for convolutions in general, which were
-half of a training step of an EfficientNet-B5. Both gradients are depthwise convolutions themselves.
+oneDNN has depthwise kernels for those of 3 x 3 without a stride. For the gradient of larger kernels, and that of maps behind a stride,
+it takes those of convolutions in general, half of a training step of an EfficientNet-B5. Here the first is written as a depthwise
+convolution, and the second is computed in float32, for which oneDNN has a kernel.
 """
 
 import torch
@@ -34,8 +35,10 @@ class _Depthwise(torch.autograd.Function):
         return of_maps, of_kernels, of_bias, None, None
 
 
-def _of_maps(gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """(B, C, H, W). With a stride in float32 at least, for which oneDNN has a depthwise kernel."""
+def _of_maps(
+    gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """(B, C, H, W), in the maps' dtype."""
     dtype = maps.dtype
     if max(stride) > 1:
         exact = torch.promote_types(dtype, torch.float32)
@@ -43,10 +46,12 @@ def _of_maps(gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[int,
     return nn.grad.conv2d_input(maps.shape, kernels, gradient, stride, padding, groups=len(kernels)).to(dtype)
 
 
-def _of_kernels(gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """(C, 1, h, w): the maps convolved by their gradients, which are as it were spread out by the stride; the sum over the batch.
+def _of_kernels(
+    gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """(C, 1, h, w), laid out in memory as the kernels: the maps convolved by the gradient, which the stride spreads out as a dilation.
 
-    Every map of every picture is a channel.
+    Every map of every picture is a channel of its own; the sum over the batch comes last.
     """
     n_maps, channels = maps.shape[:2]
     height, width = kernels.shape[2:]
@@ -57,7 +62,7 @@ def _of_kernels(gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[i
         dilation=stride,
         groups=n_maps * channels,
     )[..., :height, :width]  # what lies behind comes of rows that the stride leaves over
-    return products.reshape(n_maps, channels, 1, height, width).sum(dim=0)
+    return torch.empty_like(kernels).copy_(products.reshape(n_maps, channels, 1, height, width).sum(dim=0))
 
 
 def _as_channels(maps: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ def _as_channels(maps: Tensor) -> Tensor:
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution without dilation that computes what `of` does, with its parameters; in float32 also its gradients are torch's."""
+    """The depthwise convolution `of`, with its parameters, for maps (B, C, H, W), B >= 1; in float32 torch computes its gradients."""
 
     def __init__(self, of: nn.Conv2d):
         super().__init__(
@@ -96,7 +101,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def with_quick_gradients(network: nn.Module) -> nn.Module:
-    """The network, with its depthwise convolutions of more than 3 x 3 or of a stride replaced; parameters and names stay."""
+    """The network, its depthwise convolutions of more than 3 x 3, or with a stride, replaced; parameters and their names stay."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) in (nn.Conv2d, Conv2dSame) and _gains(child):
@@ -106,5 +111,6 @@ def with_quick_gradients(network: nn.Module) -> nn.Module:
 
 def _gains(convolution: nn.Conv2d) -> bool:
     depthwise = convolution.groups == convolution.in_channels == convolution.out_channels > 1
-    plain = convolution.padding_mode == "zeros" and set(convolution.dilation) == {1} and convolution.padding != "same"
+    padded_by_zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    plain = padded_by_zeros and set(convolution.dilation) == {1}
     return depthwise and plain and (max(convolution.kernel_size) > 3 or max(convolution.stride) > 1)

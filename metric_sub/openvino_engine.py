@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
 
-AT_ONCE = 8  # crops that a worker takes at most: their features wait for the layers behind the backbone
+AT_ONCE = 8 * 128 * 128  # pixels of the crops that a worker takes together; a crop of 456 px comes alone
 SOURCES = [Path(__file__).with_name(name) for name in ("openvino_engine.py", "embedder.py")]  # what makes the models
 
 
@@ -43,12 +43,14 @@ class CompiledEmbedder:
         self._workers = Workers(compiled(make, runtime, cache))
 
     def __call__(self, crops_rgb: np.ndarray) -> np.ndarray:
-        parts = (crops_rgb[part] for part in shares(len(crops_rgb), self._workers.n))
+        n_crops, height, width = crops_rgb.shape[:3]
+        at_once = max(1, AT_ONCE // (height * width))
+        parts = (crops_rgb[part] for part in shares(n_crops, self._workers.n, at_once))
         return torch.cat(self._workers.map(self._embed, parts)).numpy()
 
     def _embed(self, front: Request, crops_rgb: np.ndarray) -> Tensor:
-        """(n, D). First the backbone for each crop, then what comes behind it for each: in turns they drive one another out of the
-        processor's cache, which made them a fifth of a small network's time."""
+        """(n, D). First the backbone for each crop, then the layers behind it for each: in turns they would drive each other out of
+        the processor's cache, and a resnet10t at 128 px takes a sixth longer so."""
         crops = torch.from_numpy(np.ascontiguousarray(crops_rgb)).split(1)
         features = [front(crop)[0].clone().permute(0, 3, 1, 2) for crop in crops]  # (1, C, h, w) each
         return torch.cat([self._behind(each) for each in features])
@@ -57,14 +59,14 @@ class CompiledEmbedder:
         return nn.functional.normalize(self._norm(self._project(self._pool(features))), dim=1)  # (1, D)
 
 
-def shares(n_crops: int, n_workers: int) -> Iterator[slice]:
-    """Ever smaller parts of so many crops, at most AT_ONCE in each: workers that take the next when they have done theirs end together.
+def shares(n_crops: int, n_workers: int, at_once: int) -> Iterator[slice]:
+    """Ever smaller parts of so many crops, at most `at_once` in each: workers that take the next when they have done theirs end together.
 
     Guided self-scheduling (Polychronopoulos and Kuck 1987).
     """
     start = 0
     while start < n_crops:
-        size = min(AT_ONCE, math.ceil((n_crops - start) / n_workers))
+        size = min(at_once, math.ceil((n_crops - start) / n_workers))
         yield slice(start, start + size)
         start += size
 

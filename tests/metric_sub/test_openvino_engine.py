@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from metric_sub.crops import CropRule
 from metric_sub.embed import CropEmbedder, embed_crops
 from metric_sub.embedder import load_embedders
-from metric_sub.openvino_engine import AT_ONCE, Front, front_model, shares
+from metric_sub.openvino_engine import Front, front_model, shares
 from shared.runtime import PLAIN, Runtime, cpu_has_bf16, openvino_core
 from tests.drawn_networks import write_embedder
 
@@ -88,13 +88,13 @@ def test_a_crop_has_the_same_bits_in_any_company(save, runtime, two_threads):
         assert all(np.array_equal(alone, together[k + len(GROUPS) * turn]) for turn in range(3))
 
 
-@given(st.integers(0, 500), st.integers(1, 16))
-def test_workers_that_take_the_next_share_end_as_early_as_they_can(n_crops, n_workers):
+@given(st.integers(0, 500), st.integers(1, 16), st.integers(1, 16))
+def test_whoever_takes_the_next_share_when_done_with_one_ends_as_early_as_can_be(n_crops, n_workers, at_once):
     busy_until = [0] * n_workers
     taken = []
-    for share in shares(n_crops, n_workers):
+    for share in shares(n_crops, n_workers, at_once):
         taken += range(n_crops)[share]
-        assert 1 <= share.stop - share.start <= AT_ONCE
+        assert 1 <= share.stop - share.start <= at_once
         heapq.heapreplace(busy_until, busy_until[0] + share.stop - share.start)
     assert taken == list(range(n_crops))
     assert max(busy_until) == math.ceil(n_crops / n_workers)

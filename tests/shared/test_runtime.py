@@ -243,7 +243,7 @@ def test_few_things_wait_for_the_workers_and_none_after_an_error(made, two_threa
     """So an interrupted run does not work off all that was to come."""
     make, _ = made
     workers = Workers(compiled(make, F32, None))
-    n, given, begun, released = workers._n, [], [], threading.Event()
+    n, given, begun, released = workers.n, [], [], threading.Event()
 
     def things():
         for number in range(50):
