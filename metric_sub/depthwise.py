@@ -6,8 +6,7 @@ convolution, and the second is computed in float32, for which oneDNN has a kerne
 """
 
 import torch
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
+from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
 
-AT_ONCE = 8 * 128 * 128  # pixels of the crops that a worker takes together; a crop of 456 px comes alone
+PIXELS_AT_ONCE = 8 * 128 * 128  # of the crops that a worker takes together; a crop of 456 px comes alone
 SOURCES = [Path(__file__).with_name(name) for name in ("openvino_engine.py", "embedder.py")]  # what makes the models
 
 
@@ -44,7 +44,7 @@ class CompiledEmbedder:
 
     def __call__(self, crops_rgb: np.ndarray) -> np.ndarray:
         n_crops, height, width = crops_rgb.shape[:3]
-        at_once = max(1, AT_ONCE // (height * width))
+        at_once = max(1, PIXELS_AT_ONCE // (height * width))
         parts = (crops_rgb[part] for part in shares(n_crops, self._workers.n, at_once))
         return torch.cat(self._workers.map(self._embed, parts)).numpy()
 
