@@ -1,7 +1,7 @@
 """Depthwise convolutions whose gradients in bfloat16 are quick on a CPU.
 
-oneDNN has depthwise kernels for those of 3 x 3 without a stride. For the gradient of larger kernels, and that of maps behind a stride,
-it takes those of convolutions in general, half of a training step of an EfficientNet-B5. Here the first is written as a depthwise
+oneDNN computes well what is of 3 x 3 and has no stride. For the gradient of larger kernels, and that of maps behind a stride, it takes
+code for convolutions in general, half of a training step of an EfficientNet-B5. Here the first is written as a depthwise
 convolution, and the second is computed in float32, for which oneDNN has a kernel.
 """
 
@@ -9,6 +9,8 @@ import torch
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+LARGEST = 3  # the side of a kernel whose gradient oneDNN computes well
 
 
 class _Depthwise(torch.autograd.Function):
@@ -28,7 +30,8 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_maps = _of_maps(gradient, maps, kernels, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[1]:
-            of_kernels = _of_kernels(gradient, maps, kernels, ctx.stride, ctx.padding)
+            gradient_of = _of_large_kernels if max(kernels.shape[2:]) > LARGEST else _of_small_kernels
+            of_kernels = torch.empty_like(kernels).copy_(gradient_of(gradient, maps, kernels, ctx.stride, ctx.padding))
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(dim=(0, 2, 3))
         return of_maps, of_kernels, of_bias, None, None
@@ -45,10 +48,17 @@ def _of_maps(
     return nn.grad.conv2d_input(maps.shape, kernels, gradient, stride, padding, groups=len(kernels)).to(dtype)
 
 
-def _of_kernels(
+def _of_small_kernels(
     gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:
-    """(C, 1, h, w), laid out in memory as the kernels: the maps convolved by the gradient, which the stride spreads out as a dilation.
+    """(C, 1, h, w), by torch."""
+    return nn.grad.conv2d_weight(maps, kernels.shape, gradient, stride, padding, groups=len(kernels))
+
+
+def _of_large_kernels(
+    gradient: Tensor, maps: Tensor, kernels: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """(C, 1, h, w): the maps convolved by the gradient, which the stride spreads out as a dilation.
 
     Every map of every picture is a channel of its own; the sum over the batch comes last.
     """
@@ -61,7 +71,7 @@ def _of_kernels(
         dilation=stride,
         groups=n_maps * channels,
     )[..., :height, :width]  # what lies behind comes of rows that the stride leaves over
-    return torch.empty_like(kernels).copy_(products.reshape(n_maps, channels, 1, height, width).sum(dim=0))
+    return products.reshape(n_maps, channels, 1, height, width).sum(dim=0)
 
 
 def _as_channels(maps: Tensor) -> Tensor:
@@ -112,4 +122,4 @@ def _gains(convolution: nn.Conv2d) -> bool:
     depthwise = convolution.groups == convolution.in_channels == convolution.out_channels > 1
     padded_by_zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
     plain = padded_by_zeros and set(convolution.dilation) == {1}
-    return depthwise and plain and (max(convolution.kernel_size) > 3 or max(convolution.stride) > 1)
+    return depthwise and plain and (max(convolution.kernel_size) > LARGEST or max(convolution.stride) > 1)
