@@ -18,12 +18,16 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from bbox_sub.pooling import pool_in_any_order
 from bbox_sub.rcnn import STRIDES, level_of_boxes
+from bbox_sub.winograd import with_winograd
 from shared.runtime import Cache, Request, Runtime, Workers, compiled, from_torch
 
 POOLED_LEVELS = len(STRIDES) - 1
 MODELS = ("front", "box_head")
 # What makes the models.
-SOURCES = [Path(__file__).with_name(name) for name in ("openvino_engine.py", "detector.py", "body.py", "rcnn.py")]
+SOURCES = [
+    Path(__file__).with_name(name)
+    for name in ("openvino_engine.py", "detector.py", "body.py", "rcnn.py", "winograd.py")
+]
 DIVISOR = 32  # pictures are padded to multiples of it
 
 
@@ -76,6 +80,12 @@ def detector_models(network: GeneralizedRCNN) -> dict[str, Callable[[], ov.Model
 
     front: a picture uint8 (1, 3, H, W), of any size. box_head: pooled boxes float32 (N, side * side * C).
     """
+    makes = quantizable_models(network)
+    return {**makes, "front": lambda: with_winograd(makes["front"](), DIVISOR)}
+
+
+def quantizable_models(network: GeneralizedRCNN) -> dict[str, Callable[[], ov.Model]]:
+    """The same two with convolutions as the network has them: Winograd's products are sums, for which INT8 has too few steps."""
     n_pooled = network.roi_heads.box_roi_pool.side**2 * network.backbone.out_channels
     return {
         "front": lambda: from_torch(Front(network), torch.zeros(1, 3, 64, 96, dtype=torch.uint8)),

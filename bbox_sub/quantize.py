@@ -16,7 +16,7 @@ from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import INFERENCE_KEYS, load_detector
 from bbox_sub.evaluate import PICTURES_AT_ONCE, Truth, average_precision
 from bbox_sub.judge import LEAST_SCORE, labelled_in
-from bbox_sub.openvino_engine import MODELS, CompiledDetector, detector_models
+from bbox_sub.openvino_engine import MODELS, CompiledDetector, detector_models, quantizable_models
 from bbox_sub.resize import resize_picture, resized_size
 from bbox_sub.targets import fit_boxes, labelled_pictures
 from shared.calibration import calibration_pictures
@@ -163,7 +163,7 @@ def sources_of(
         [given] = in_float.pooled_proposals([picture])  # (P, side * side * C)
         if len(given):
             pooled.append(given[np.unique(np.linspace(0, len(given) - 1, PROPOSALS).round().astype(int))].numpy())
-    models = {name: make() for name, make in detector_models(network).items()}
+    models = {name: make() for name, make in quantizable_models(network).items()}
     return {
         "front": Source(models["front"], pictures, lambda picture: picture[None].numpy()),
         "box_head": Source(models["box_head"], pooled, np.asarray),

@@ -127,6 +127,8 @@ def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> E
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:  # not every network of timm goes without pooling
         raise _not_convolutional(model, f"{type(error).__name__} ({error}) where timm makes it without pooling") from None
     if load_pretrained:
+        if model.pretrained is False:
+            _begin_shallow(backbone)
         fill_backbone(
             backbone,
             model.backbone,
@@ -137,6 +139,19 @@ def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> E
     return EmbeddingNet(
         backbone, _n_features(backbone, model), shape.dimension, shape.gem_p, shape.gem_learned, rule.mean, rule.std
     )
+
+
+def _begin_shallow(backbone: nn.Module) -> None:
+    """Residual blocks begin as the identity: the scale of the last norm of each is 0 (Goyal et al. 2017, section 5.1).
+
+    timm does so in its ResNets, not in EfficientNets and their kin, whose blocks have `has_skip`. Drawn as timm draws it, a
+    deep one has gradients in bfloat16 that are mostly rounding, and does not learn.
+    """
+    for block in backbone.modules():
+        if getattr(block, "has_skip", False):
+            norms = [part for part in block.modules() if isinstance(part, nn.BatchNorm2d | nn.GroupNorm)]
+            for norm in norms[-1:]:
+                nn.init.zeros_(norm.weight)
 
 
 def _n_features(backbone: nn.Module, model: Embedder) -> int:

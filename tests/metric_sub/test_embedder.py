@@ -173,6 +173,33 @@ def test_pretrained_files_fill_the_backbone_alone(model, shape, tmp_path):
         )
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "mobilenetv3_small_050", "mobilenetv4_conv_small", "efficientnet_b3_gn"])
+@torch.inference_mode()
+def test_residual_blocks_drawn_anew_begin_as_the_identity(model, shape, name):
+    net = build_embedder(changed(model, backbone=name, pretrained=False), shape, load_pretrained=True).eval()
+    blocks, same = [block for block in net.backbone.modules() if getattr(block, "has_skip", False)], []
+    for block in blocks:
+        block.register_forward_hook(lambda _, given, found: same.append(torch.equal(given[0], found)))
+    net(crops(2))
+    assert len(same) == len(blocks) > 4 and all(same)
+
+
+def test_a_deep_network_drawn_anew_has_gradients_in_bf16(model, shape):
+    """As they are in float32. Drawn as timm draws it, with the seed 0, their cosine is 0.5."""
+    deep = changed(model, backbone="tf_efficientnet_b5", pretrained=False)
+    torch.manual_seed(0)
+    net = build_embedder(deep, shape, load_pretrained=True).train()
+    net.norm.eval()
+    pictures, towards = torch.rand(8, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3), torch.randn(8, shape.dimension)
+    gradients = []
+    for in_bf16 in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+            (net(pictures) * towards).sum().backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in net.backbone.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.95
+
+
 def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path):
     model = changed(model, pretrained="nowhere.pt", aspect_groups=3)  # a trained model needs no pretrained file any more
     shape = changed(shape, flip=True, crop_margin=0.1)
