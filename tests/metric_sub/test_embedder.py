@@ -138,7 +138,9 @@ def test_other_convolutional_backbones_do(model, shape, name):
         assert net(crops(2)).shape == (2, shape.dimension)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224", "efficientvit_b0"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224", "efficientvit_b0"]
+)
 def test_a_backbone_without_a_map_is_refused(model, shape, name):
     with pytest.raises(UserError, match=f"backbone '{name}': expected a convolutional network"):
         build(changed(model, backbone=name), shape)
@@ -173,7 +175,9 @@ def test_pretrained_files_fill_the_backbone_alone(model, shape, tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "mobilenetv3_small_050", "mobilenetv4_conv_small", "efficientnet_b3_gn"])
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_b0", "mobilenetv3_small_050", "mobilenetv4_conv_small", "efficientnet_b3_gn"]
+)
 @torch.inference_mode()
 def test_residual_blocks_drawn_anew_begin_as_the_identity(model, shape, name):
     net = build_embedder(changed(model, backbone=name, pretrained=False), shape, load_pretrained=True).eval()
@@ -190,7 +194,10 @@ def test_a_deep_network_drawn_anew_has_gradients_in_bf16(model, shape):
     torch.manual_seed(0)
     net = build_embedder(deep, shape, load_pretrained=True).train()
     net.norm.eval()
-    pictures, towards = torch.rand(8, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3), torch.randn(8, shape.dimension)
+    pictures, towards = (
+        torch.rand(8, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3),
+        torch.randn(8, shape.dimension),
+    )
     gradients = []
     for in_bf16 in (False, True):
         net.zero_grad()
@@ -201,7 +208,9 @@ def test_a_deep_network_drawn_anew_has_gradients_in_bf16(model, shape):
 
 
 def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path):
-    model = changed(model, pretrained="nowhere.pt", aspect_groups=3)  # a trained model needs no pretrained file any more
+    model = changed(
+        model, pretrained="nowhere.pt", aspect_groups=3
+    )  # a trained model needs no pretrained file any more
     shape = changed(shape, flip=True, crop_margin=0.1)
     net = build(model, shape, seed=5).train()
     net(crops(4))  # moves running statistics
