@@ -3,7 +3,7 @@
 Winograd's algorithm F(2, 3) (Lavin & Gray 2016, section 4.1), along each row of a map: two neighbouring outputs of a filter of three are
 sums of four products instead of six. OpenVINO has no kernel for it, and needs none: the even columns of a map are one
 map, the odd columns another, and all that is left are convolutions with kernels of 3 x 1, sums and differences. Maps stay split so
-from one convolution to the next, since to put them together costs a tenth of what is won.
+from one convolution to the next, since to split them and to put them together takes time too.
 """
 
 import math
@@ -15,7 +15,7 @@ import openvino as ov
 from openvino import opset1
 from openvino import opset14 as ops
 
-LEAST_CHANNELS = 128  # read and written: with fewer, the sums take as long as what is won
+LEAST_CHANNELS = 128  # read and written: with 96 the sums take as long as what is won, with 64 longer
 
 # Four products of two outputs of a filter of three. The last has the other sign, so that both outputs are sums of it.
 FILTER = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, -1]], np.float32)
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
 def with_winograd(model: ov.Model, divisor: int, least_channels: int = LEAST_CHANNELS) -> ov.Model:
     """The model, changed in place: where a map's width is sure to be even, its convolutions of 3 x 3 are Winograd's.
 
-    divisor: what the model pads its pictures' width to a multiple of. It gives the same numbers, but for their rounding.
+    divisor: what the model's only Pad makes the pictures' width a multiple of. It gives the same numbers, but for their rounding.
     """
     _Rewriting(divisor, least_channels).run(model)
     model.validate_nodes_and_infer_types()
@@ -83,7 +83,7 @@ class _Rewriting:
             return self._divisor
         width = max((self._width[_name(given)] for given in inputs), default=0)
         if kind in POINTWISE:
-            return width
+            return width if node.get_attributes().get("axis", 1) == 1 else 0
         if kind not in ("Convolution", "MaxPool"):
             return 0
         stride = node.get_attributes()["strides"][1]
@@ -102,11 +102,11 @@ class _Rewriting:
             return Columns(*(_convolution(half, inputs[1]) for half in first[:2]), first.alike)
         if kind == "MaxPool" and _halves_with_ceil(options):
             return _pool(first)
-        if kind == "ReduceMean" and inputs[1].get_node().data.tolist() == [2, 3]:
+        if kind == "ReduceMean" and options["keep_dims"] and _constant(inputs[1]) == [2, 3]:
             of_even, of_odd = (ops.reduce_mean(half, inputs[1], keep_dims=True) for half in first[:2])
             return ops.multiply(ops.add(of_even, of_odd), np.float32(0.5)).output(0)
         if kind == "ShapeOf":
-            return _shape(first)
+            return _shape(first, node.get_output_element_type(0))
         if _is_channels_last(node):
             return _channels_last(first)
         return None
@@ -141,7 +141,7 @@ class _Rewriting:
 
     def _pointwise(self, make: Callable[..., ov.Node], inputs: list[ov.Output]) -> Columns:
         """Of maps and of what goes for all columns, such as one value for each channel."""
-        for_all = [given.get_partial_shape().rank != 4 or given.get_partial_shape()[3] == 1 for given in inputs]
+        for_all = [given.get_partial_shape().rank == 0 or given.get_partial_shape()[-1] == 1 for given in inputs]
         parts = [
             (self._of(given),) * 2 if same else self._in_columns(given)
             for given, same in zip(inputs, for_all, strict=True)
@@ -169,7 +169,11 @@ class _Rewriting:
 
 
 def _name(output: ov.Output) -> tuple[str, int]:
-    return output.get_node().get_friendly_name(), output.get_index()
+    return output.get_node().get_name(), output.get_index()
+
+
+def _constant(output: ov.Output) -> list | None:
+    return output.get_node().data.tolist() if output.get_node().get_type_name() == "Constant" else None
 
 
 def _is_of(node: ov.Node, inputs: list[ov.Output], *, kernel: list[int], pad: list[int]) -> bool:
@@ -218,7 +222,7 @@ def _halves_with_ceil(options: dict) -> bool:
 
 
 def _is_channels_last(node: ov.Node) -> bool:
-    return node.get_type_name() == "Transpose" and node.input_value(1).get_node().data.tolist() == CHANNELS_LAST
+    return node.get_type_name() == "Transpose" and _constant(node.input_value(1)) == CHANNELS_LAST
 
 
 def _convolution(
@@ -249,7 +253,8 @@ def _channels_last(map: Columns) -> ov.Output:
     return ops.reshape(ops.concat(list(halves), 3), [0, 0, -1, channels], special_zero=True).output(0)
 
 
-def _shape(map: Columns) -> ov.Output:
-    """(4,) int64: B, C, h and w of the whole map."""
-    alike, channels = ops.shape_of(map.alike), map.even.get_partial_shape()[1].get_length()
-    return ops.concat([ops.gather(alike, [0], 0), np.array([channels]), ops.gather(alike, [2, 3], 0)], 0).output(0)
+def _shape(map: Columns, dtype: ov.Type) -> ov.Output:
+    """(4,): B, C, h and w of the whole map."""
+    alike, channels = ops.shape_of(map.alike, dtype), map.even.get_partial_shape()[1].get_length()
+    of_channels = np.array([channels], dtype.to_dtype())
+    return ops.concat([ops.gather(alike, [0], 0), of_channels, ops.gather(alike, [2, 3], 0)], 0).output(0)
