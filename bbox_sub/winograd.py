@@ -1,7 +1,7 @@
 """Convolutions of 3 x 3 with two thirds of the multiplications, written into an OpenVINO model.
 
 Winograd's algorithm F(2, 3) (Lavin & Gray 2016, section 4.1), along each row of a map: two neighbouring outputs of a filter of three are
-sums of four products instead of six. OpenVINO has no kernel for it, and needs none: the even columns of a map are one
+sums of four products instead of six. On x86 OpenVINO has no kernel for it, and needs none: the even columns of a map are one
 map, the odd columns another, and all that is left are convolutions with kernels of 3 x 1, sums and differences. Maps stay split so
 from one convolution to the next, since to split them and to put them together takes time too.
 """
@@ -41,10 +41,12 @@ class Columns(NamedTuple):
 def with_winograd(model: ov.Model, divisor: int, least_channels: int = LEAST_CHANNELS) -> ov.Model:
     """The model, changed in place: where a map's width is sure to be even, its convolutions of 3 x 3 are Winograd's.
 
-    divisor: what the model's only Pad makes the pictures' width a multiple of. It gives the same numbers, but for their rounding.
+    divisor: what the model's Pad makes the pictures' width a multiple of; a model of none, or of several, stays as it is. It gives
+    the same numbers, but for their rounding.
     """
-    _Rewriting(divisor, least_channels).run(model)
-    model.validate_nodes_and_infer_types()
+    if sum(node.get_type_name() == "Pad" for node in model.get_ops()) == 1:
+        _Rewriting(divisor, least_channels).run(model)
+        model.validate_nodes_and_infer_types()
     return model
 
 
@@ -84,7 +86,7 @@ class _Rewriting:
         width = max((self._width[_name(given)] for given in inputs), default=0)
         if kind in POINTWISE:
             return width if node.get_attributes().get("axis", 1) == 1 else 0
-        if kind not in ("Convolution", "MaxPool"):
+        if not width or kind not in ("Convolution", "MaxPool"):
             return 0
         stride = node.get_attributes()["strides"][1]
         return width // stride if width % stride == 0 and _divides_width(node, kind, inputs) else 0
@@ -112,7 +114,7 @@ class _Rewriting:
         return None
 
     def _is_winograds(self, node: ov.Node, inputs: list[ov.Output]) -> bool:
-        """Whether a convolution is one that gains: a large one, of a map of even width, that all its readers take split."""
+        """Whether a convolution is one that gains: a large one, of a map of even width, that no reader has to put together."""
         width, channels = self._width[_name(inputs[0])], list(inputs[1].get_partial_shape())[:2]
         return (
             width > 0
@@ -127,7 +129,7 @@ class _Rewriting:
         if isinstance(now, Columns):
             return now
         if name not in self._columns:
-            even, odd = (ops.slice(now, [first], [np.iinfo(np.int32).max], [2], [3]).output(0) for first in (0, 1))
+            even, odd = (ops.slice(now, [first], [np.iinfo(np.int32).max], [2], [-1]).output(0) for first in (0, 1))
             self._columns[name] = Columns(even, odd, now)
         return self._columns[name]
 
@@ -238,7 +240,7 @@ def _differences(half: ov.Output, channels: int, *, zero_before: int) -> ov.Outp
 
 
 def _pool(map: Columns) -> ov.Output:
-    """The largest of 3 x 3 values at every second place, from the first, a half window at the end: (B, C, ceil(h / 2), w / 2)."""
+    """The largest of 3 x 3 values at every second place, from the first, of an even number a part of one at the end: (B, C, floor(h / 2), w / 2)."""
 
     def largest(half: ov.Output, n_columns: int) -> ov.Node:
         return opset1.max_pool(half, [2, 1], [0, 0], [1, n_columns - 1], [3, n_columns], "floor", "explicit")

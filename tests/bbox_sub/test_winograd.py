@@ -1,5 +1,6 @@
 """Winograd's convolutions in OpenVINO against torch's."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,8 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import load_detector
-from bbox_sub.openvino_engine import DIVISOR, detector_models, quantizable_models
+from bbox_sub.openvino_engine import DIVISOR, MODELS, CompiledDetector, detector_models
+from bbox_sub.quantize import sources_of
 from bbox_sub.winograd import with_winograd
 from shared.runtime import PLAIN, Request, Runtime, compiled, cpu_has_bf16, from_torch
 from tests.drawn_networks import write_detector
@@ -145,6 +148,15 @@ def test_whatever_comes_next_gets_the_whole_map(layer):
     near(found, network(maps), 1e-5)
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 2), nn.MaxPool2d(3, 2), nn.ZeroPad2d((0, 1, 0, 0))])
+@torch.inference_mode()
+def test_behind_what_may_leave_an_odd_width_nothing_is_split(layer):
+    network, maps = Padded(layer, nn.Conv2d(4, 4, 3, padding=1)), torch.randn(1, 4, 8, 12)
+    model, [found] = run(network, maps)
+    assert (3, 1) not in kernels_in(model)
+    near(found, network(maps), 1e-5)
+
+
 def test_what_a_norm_reads_and_what_has_few_channels_is_left():
     maps = torch.randn(1, 4, 8, 12)
     model, _ = run(Padded(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8)), maps)
@@ -169,4 +181,28 @@ def test_a_detectors_maps_are_torchs(tmp_path):
     logits, deltas = network.rpn.head(levels)
     for found, expected in zip(request(picture), [*levels[:4], *logits, *deltas], strict=True):
         near(found.permute(0, 3, 1, 2), expected, 1e-4)
-    assert (3, 1) not in kernels_in(quantizable_models(network)["front"]())
+    sources = sources_of(
+        network, CompiledDetector(network, detector_models(network), F32, dict.fromkeys(MODELS)), [picture[0]]
+    )
+    assert (3, 1) not in kernels_in(sources["front"].model)
+
+
+def test_a_detectors_boxes_are_torchs(tmp_path):
+    write_detector(tmp_path / "detector", backbone="ese_vovnet19b", pyramid_channels=128)
+    rng = np.random.default_rng(0)
+    pictures = [
+        rng.integers(0, 256, (h // 4, w // 4, 3), np.uint8).repeat(4, 0).repeat(4, 1) for h, w in ((96, 64), (64, 100))
+    ]
+    expected, found = (
+        detect_boxes(
+            load_detector(tmp_path / "detector", runtime=runtime, least_score=0.1)[0],
+            pictures,
+            short_side=96,
+            max_side=200,
+            batch_size=2,
+        )
+        for runtime in (PLAIN, F32)
+    )
+    for (boxes, scores, labels), (true_boxes, true_scores, true_labels) in zip(found, expected, strict=True):
+        assert len(boxes) > 5 and labels.tolist() == true_labels.tolist()
+        assert np.abs(boxes - true_boxes).max() <= 0.01 and np.abs(scores - true_scores).max() <= 1e-4
