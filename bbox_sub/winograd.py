@@ -114,7 +114,7 @@ class _Rewriting:
         return None
 
     def _is_winograds(self, node: ov.Node, inputs: list[ov.Output]) -> bool:
-        """Whether a convolution is one that gains: a large one, of a map of even width, that no reader has to put together."""
+        """Whether a convolution is one that gains: a large one, of a map of even width, none of whose readers is sure to want it whole."""
         width, channels = self._width[_name(inputs[0])], list(inputs[1].get_partial_shape())[:2]
         return (
             width > 0
@@ -191,7 +191,7 @@ def _is_of(node: ov.Node, inputs: list[ov.Output], *, kernel: list[int], pad: li
 
 
 def _is_read_split(node: ov.Node) -> bool:
-    """Whether nothing that reads a map, or what is made of each of its values, would have to put it together, as a GroupNorm has to."""
+    """Whether all that reads a map, or what is made of each of its values, is of a kind that may take it split, as a GroupNorm is not."""
     return all(
         reader.get_type_name() in ("Convolution", "MaxPool", "ReduceMean")
         or _is_channels_last(reader)
