@@ -85,7 +85,7 @@ def detector_models(network: GeneralizedRCNN) -> dict[str, Callable[[], ov.Model
 
 
 def quantizable_models(network: GeneralizedRCNN) -> dict[str, Callable[[], ov.Model]]:
-    """The same two with convolutions as the network has them: Winograd's products are sums, for which INT8 has too few steps."""
+    """The same two with convolutions as the network has them, for INT8 to calibrate: Winograd's sums would want steps of their own."""
     n_pooled = network.roi_heads.box_roi_pool.side**2 * network.backbone.out_channels
     return {
         "front": lambda: from_torch(Front(network), torch.zeros(1, 3, 64, 96, dtype=torch.uint8)),

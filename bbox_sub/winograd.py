@@ -22,7 +22,6 @@ FILTER = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, -1]], np
 
 POINTWISE = {
     "Relu": ops.relu,
-    "HSigmoid": ops.hsigmoid,
     "Add": ops.add,
     "Multiply": ops.multiply,
     "Concat": lambda *maps: ops.concat(list(maps), 1),

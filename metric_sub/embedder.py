@@ -122,7 +122,8 @@ class TrainedEmbedder:
 def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> EmbeddingNet:
     """The network of one entry of `embedders`, drawn anew; load_pretrained: with the weights that its training begins with.
 
-    Raises UserError for an unknown backbone and for weights that do not fit."""
+    Raises UserError for an unknown backbone and for weights that do not fit.
+    """
     rule = InputRule.of(model, shape)
     try:
         backbone = timm.create_model(model.backbone, num_classes=0, global_pool="")
@@ -144,7 +145,7 @@ def build_embedder(model: Embedder, shape: Embed, *, load_pretrained: bool) -> E
 
 
 def _begin_shallow(backbone: nn.Module) -> None:
-    """Residual blocks begin as the identity: the scale of the last norm of each is 0 (Goyal et al. 2017, section 5.1).
+    """Residual blocks begin as the identity: the scale of the last batch or group norm of each is 0 (Goyal et al. 2017, section 5.1).
 
     timm does so in its ResNets, not in EfficientNets and their kin, whose blocks have `has_skip`, unless they scale by `layer_scale`.
     Drawn as timm draws it, a deep one did not learn, in float32 either; in bfloat16 its gradients are mostly rounding.

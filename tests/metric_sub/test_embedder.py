@@ -193,7 +193,7 @@ def test_a_deep_network_drawn_anew_has_gradients_in_bf16(model, shape):
     deep = changed(model, backbone="tf_efficientnet_b5", pretrained=False)
     torch.manual_seed(0)
     net = build_embedder(deep, shape, load_pretrained=True).train()
-    net.norm.eval()
+    net.norm.eval()  # over few pictures its batch statistics would make much of any rounding
     pictures, towards = (
         torch.rand(8, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3),
         torch.randn(8, shape.dimension),
@@ -208,9 +208,8 @@ def test_a_deep_network_drawn_anew_has_gradients_in_bf16(model, shape):
 
 
 def test_an_embedder_comes_back_from_its_folder_as_it_was(model, shape, tmp_path):
-    model = changed(
-        model, pretrained="nowhere.pt", aspect_groups=3
-    )  # a trained model needs no pretrained file any more
+    # a trained model needs no pretrained file any more
+    model = changed(model, pretrained="nowhere.pt", aspect_groups=3)
     shape = changed(shape, flip=True, crop_margin=0.1)
     net = build(model, shape, seed=5).train()
     net(crops(4))  # moves running statistics
