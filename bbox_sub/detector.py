@@ -169,7 +169,7 @@ def load_detector(
     if config.engine == "torchvision":
         model.roi_heads.vote_iou = vote_iou
     if runtime.engine == "openvino":
-        makes = detector_models(model)
+        makes = detector_models(model, runtime.precision)
         chosen = {name: made_or_quantized(makes[name], runtime, Cache.of(folder, name, SOURCES), folder) for name in MODELS}
         makes, caches = ({name: of[k] for name, of in chosen.items()} for k in (0, 1))
         return CompiledDetector(model, makes, runtime, caches), config

@@ -86,7 +86,7 @@ def quantize_detector(config: Config, options: argparse.Namespace, description: 
         weights, runtime=PLAIN, least_score=LEAST_SCORE, vote_iou=vote_iou, engine="torchvision", **keys
     )
     uncached = dict.fromkeys(MODELS)
-    in_float = CompiledDetector(network, detector_models(network), FLOAT, uncached)
+    in_float = CompiledDetector(network, detector_models(network, FLOAT.precision), FLOAT, uncached)
     measure, as_float = None, None
     if judging:
         images, truth = judged_pictures(judging, options, config)

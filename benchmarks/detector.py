@@ -142,7 +142,7 @@ def quantize_drawn(weights: Path, pictures: list[torch.Tensor]) -> None:
     from shared.int8 import quantize_within
 
     network, _ = load_detector(weights, runtime=PLAIN, least_score=LEAST_SCORE)
-    in_float = CompiledDetector(network, detector_models(network), FLOAT, dict.fromkeys(MODELS))
+    in_float = CompiledDetector(network, detector_models(network, FLOAT.precision), FLOAT, dict.fromkeys(MODELS))
     settings = load_config(FULL_RECIPE).quantize
     made = quantize_within(sources_of(network, in_float, pictures), settings, None, None, "detector")
     step = Step(weights / FOLDER, {"weights": read_description(weights)["sha256"]})

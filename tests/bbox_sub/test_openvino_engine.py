@@ -63,7 +63,7 @@ def test_voting_moves_boxes_alike_in_both_engines(folder):
 @torch.inference_mode()
 def test_in_bf16_the_maps_of_torch_to_three_digits(folder):
     model, _ = load_detector(folder, runtime=PLAIN, least_score=0.1)
-    request = Request(compiled(detector_models(model)["front"], BF16, None).model)
+    request = Request(compiled(detector_models(model, "bf16")["front"], BF16, None).model)
     picture = torch.from_numpy(images()[0]).permute(2, 0, 1)[None]  # (1, 3, 96, 64)
     transformed, _ = model.transform([picture[0].float() / 255])
     levels = list(model.backbone(transformed.tensors).values())

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import bbox_sub.openvino_engine
 from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import load_detector
 from bbox_sub.openvino_engine import DIVISOR, MODELS, CompiledDetector, detector_models
@@ -172,7 +173,7 @@ def test_a_detectors_maps_are_torchs(norm, tmp_path):
     """Of a VoVNet with enough channels; the pictures' sides are no multiples of 32."""
     write_detector(tmp_path / "detector", backbone="ese_vovnet19b", pyramid_channels=128, norm=norm)
     network, _ = load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.1)
-    model = detector_models(network)["front"]()
+    model = detector_models(network, "f32")["front"]()
     # Blocks of three at strides 4, 8 and 16; of p2 to p4 what the pyramid gives, and what the proposals' head sees in it.
     assert kernels_in(model).get((3, 1), 0) == (0 if norm == "group" else 4 * (3 + 3 + 3 + 3 + 3))
     picture = torch.randint(0, 256, (1, 3, 70, 100), dtype=torch.uint8)
@@ -184,9 +185,17 @@ def test_a_detectors_maps_are_torchs(norm, tmp_path):
     for found, expected in zip(request(picture), [*levels[:4], *logits, *deltas], strict=True):
         near(found.permute(0, 3, 1, 2), expected, 1e-4)
     sources = sources_of(
-        network, CompiledDetector(network, detector_models(network), F32, dict.fromkeys(MODELS)), [picture[0]]
+        network, CompiledDetector(network, detector_models(network, "f32"), F32, dict.fromkeys(MODELS)), [picture[0]]
     )
     assert (3, 1) not in kernels_in(sources["front"].model)
+
+
+@pytest.mark.parametrize("precision, amx, n", [("bf16", True, 0), ("bf16", False, 60), ("f32", True, 60), ("f32", False, 60)])
+def test_where_the_cpu_multiplies_in_tiles_convolutions_in_bf16_are_plain(precision, amx, n, tmp_path, monkeypatch):
+    monkeypatch.setattr(bbox_sub.openvino_engine, "cpu_has_amx", lambda: amx)
+    write_detector(tmp_path / "detector", backbone="ese_vovnet19b", pyramid_channels=128)
+    network, _ = load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.1)
+    assert kernels_in(detector_models(network, precision)["front"]()).get((3, 1), 0) == n
 
 
 def test_a_detectors_boxes_are_torchs(tmp_path):
