@@ -103,8 +103,8 @@ class _Rewriting:
             return Columns(*(_convolution(half, inputs[1]) for half in first[:2]), first.alike)
         if kind == "MaxPool" and _halves_with_ceil(options):
             return _pool(first)
-        if kind == "ReduceMean" and options["keep_dims"] and _constant(inputs[1]) == [2, 3]:
-            of_even, of_odd = (ops.reduce_mean(half, inputs[1], keep_dims=True) for half in first[:2])
+        if kind == "ReduceMean" and _constant(inputs[1]) == [2, 3]:
+            of_even, of_odd = (ops.reduce_mean(half, inputs[1], options["keep_dims"]) for half in first[:2])
             return ops.multiply(ops.add(of_even, of_odd), np.float32(0.5)).output(0)
         if kind == "ShapeOf":
             return _shape(first, node.get_output_element_type(0))

@@ -1,10 +1,13 @@
 """The detector's network: its geometry, what it refuses, detectron2's names, and a model's folder."""
 
+import re
+
 import numpy as np
 import pytest
 import timm
 import torch
 
+from bbox_sub.body import build_body
 from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import build_detector, load_detector
 from bbox_sub.detectron2_names import vovnet_name
@@ -125,10 +128,20 @@ def test_ese_stands_in_every_block_or_where_timm_has_it(config, every_block):
     )
 
 
-@pytest.mark.parametrize("name", ["resnet50", "ese_vovnet99x", "", "../weights"])
+@pytest.mark.parametrize("name", ["resnet50", "ese_vovnet99x", "ese_vovnet39b_evos", "", "../weights"])
 def test_a_backbone_that_is_no_vovnet_is_refused(config, name):
     with pytest.raises(UserError, match="detector.backbone.*ese_vovnet19b"):
         build(changed(config, backbone=name))
+
+
+def test_every_backbone_that_the_refusal_names_can_be_had(config):
+    with pytest.raises(UserError) as refusal:
+        build(changed(config, backbone="resnet50"))
+    names = re.search(r"\((.*)\)", str(refusal.value)).group(1).split(", ")
+    assert {"eca_vovnet39b", "ese_vovnet19b_slim", "ese_vovnet99b", "vovnet57a"} <= set(names)
+    for name in names:
+        body = build_body(changed(config, backbone=name), load_pretrained=False)
+        assert [stage["reduction"] for stage in body.feature_info] == [2, 4, 8, 16, 32], name
 
 
 def test_an_unknown_tag_is_refused(config):

@@ -167,15 +167,24 @@ def test_what_a_norm_reads_and_what_has_few_channels_is_left():
     assert kernels_in(model) == {(3, 3): 1}
 
 
-@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+# n: in the blocks at strides 4, 8 and 16, one, one and one of three convolutions or one, one and two of five; of p2 to p4 what the
+# pyramid gives, and what the proposals' head sees in it.
+@pytest.mark.parametrize(
+    ("backbone", "norm", "n"),
+    [
+        ("ese_vovnet19b", "batch", 3 + 3 + 3 + 3 + 3),
+        ("ese_vovnet19b", "frozen", 3 + 3 + 3 + 3 + 3),
+        ("ese_vovnet19b", "group", 0),
+        ("eca_vovnet39b", "batch", 5 + 5 + 2 * 5 + 3 + 3),
+    ],
+)
 @torch.inference_mode()
-def test_a_detectors_maps_are_torchs(norm, tmp_path):
+def test_a_detectors_maps_are_torchs(backbone, norm, n, tmp_path):
     """Of a VoVNet with enough channels; the pictures' sides are no multiples of 32."""
-    write_detector(tmp_path / "detector", backbone="ese_vovnet19b", pyramid_channels=128, norm=norm)
+    write_detector(tmp_path / "detector", backbone=backbone, pyramid_channels=128, norm=norm)
     network, _ = load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.1)
     model = detector_models(network, "f32")["front"]()
-    # Blocks of three at strides 4, 8 and 16; of p2 to p4 what the pyramid gives, and what the proposals' head sees in it.
-    assert kernels_in(model).get((3, 1), 0) == (0 if norm == "group" else 4 * (3 + 3 + 3 + 3 + 3))
+    assert kernels_in(model).get((3, 1), 0) == 4 * n
     picture = torch.randint(0, 256, (1, 3, 70, 100), dtype=torch.uint8)
     request = Request(compiled(lambda: model, F32, None).model)
     images, _ = network.transform([picture[0].float() / 255])
