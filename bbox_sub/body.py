@@ -18,14 +18,15 @@ NORMS = {  # groups of 16 channels: all VoVNets' widths are multiples
     "frozen": BatchNormAct2d,  # and frozen when its weights are in
     "group": partial(GroupNormAct, group_size=16),
 }
-HAS_OWN_NORM = "ese_vovnet39b_evos"  # which detector.norm cannot replace
+HAS_OWN_NORM = "ese_vovnet39b_evos"  # timm's function gives it EvoNorms, and a second norm_layer would be a TypeError
 
 
 def build_body(config: Detector, load_pretrained: bool) -> nn.Module:
     """timm's VoVNet without its classifier. Raises UserError for an unknown backbone and for weights that do not fit."""
     name, options = config.backbone, {"num_classes": 0, "global_pool": "", "norm_layer": NORMS[config.norm]}
     known = {*timm.list_models("*vovnet*"), *model_cfgs} - {HAS_OWN_NORM}
-    if name.partition(".")[0] not in known:  # behind the dot is the tag of its weights
+    tagged = timm.is_model(name) and name.partition(".")[0] in known  # behind a dot may stand the tag of weights
+    if name not in known and not tagged:
         raise UserError(f"detector.backbone: expected a VoVNet that timm has ({', '.join(sorted(known))}), found {name!r}.")
     try:
         # timm describes ese_vovnet19b and has no function that makes it

@@ -76,12 +76,12 @@ class BoxHead(nn.Module):
 
 
 def detector_models(network: GeneralizedRCNN, precision: str) -> dict[str, Callable[[], ov.Model]]:
-    """What makes the two models that OpenVINO runs of a detector in that precision, by the names in MODELS, in float32.
+    """What makes the two models of a detector that OpenVINO is to run in `precision`, by the names in MODELS; they are in float32 still.
 
     front: a picture uint8 (1, 3, H, W), of any size. box_head: pooled boxes float32 (N, side * side * C).
     """
     makes = quantizable_models(network)
-    if precision == "bf16" and cpu_has_amx():  # a third of the products cost less there than Winograd's sums
+    if precision == "bf16" and cpu_has_amx():  # the products that Winograd saves cost less there than its sums
         return makes
     return {**makes, "front": lambda: with_winograd(makes["front"](), DIVISOR)}
 

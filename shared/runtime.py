@@ -185,7 +185,8 @@ def compiled(make: Callable[[], ov.Model], runtime: Runtime, cache: Cache | None
     core = openvino_core()
     if cache is None:
         return Compiled(core.compile_model(make(), "CPU", options), streams)
-    machine = [core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")] + [cpu_has_amx()]
+    machine = [core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    machine.append(cpu_has_amx())
     versions = [ov.__version__, *map(importlib.metadata.version, ("torch", "torchvision", "timm"))]
     mark = fingerprint([cache.depends, runtime.settings, options, machine, versions])
     path = cache.folder / f"{cache.name}.{runtime.precision}.{mark[:16]}.blob"

@@ -128,7 +128,7 @@ def test_ese_stands_in_every_block_or_where_timm_has_it(config, every_block):
     )
 
 
-@pytest.mark.parametrize("name", ["resnet50", "ese_vovnet99x", "ese_vovnet39b_evos", "", "../weights"])
+@pytest.mark.parametrize("name", ["resnet50", "ese_vovnet99x", "ese_vovnet39b_evos", "ese_vovnet19b.tag", "", "../weights"])
 def test_a_backbone_that_is_no_vovnet_is_refused(config, name):
     with pytest.raises(UserError, match="detector.backbone.*ese_vovnet19b"):
         build(changed(config, backbone=name))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import bbox_sub.detector
 import bbox_sub.openvino_engine
 from bbox_sub.detect import detect_boxes
 from bbox_sub.detector import load_detector
@@ -168,23 +169,24 @@ def test_what_a_norm_reads_and_what_has_few_channels_is_left():
 
 
 # n: in the blocks at strides 4, 8 and 16, one, one and one of three convolutions or one, one and two of five; of p2 to p4 what the
-# pyramid gives, and what the proposals' head sees in it.
+# pyramid gives, and what the proposals' head sees in it. means: of each block one, of a split map two.
 @pytest.mark.parametrize(
-    ("backbone", "norm", "n"),
+    ("backbone", "norm", "n", "means"),
     [
-        ("ese_vovnet19b", "batch", 3 + 3 + 3 + 3 + 3),
-        ("ese_vovnet19b", "frozen", 3 + 3 + 3 + 3 + 3),
-        ("ese_vovnet19b", "group", 0),
-        ("eca_vovnet39b", "batch", 5 + 5 + 2 * 5 + 3 + 3),
+        ("ese_vovnet19b", "batch", 3 + 3 + 3 + 3 + 3, 2 * 3 + 1),
+        ("ese_vovnet19b", "frozen", 3 + 3 + 3 + 3 + 3, 2 * 3 + 1),
+        ("ese_vovnet19b", "group", 0, 4),
+        ("eca_vovnet39b", "batch", 5 + 5 + 2 * 5 + 3 + 3, 2 * 4 + 2),
     ],
 )
 @torch.inference_mode()
-def test_a_detectors_maps_are_torchs(backbone, norm, n, tmp_path):
+def test_a_detectors_maps_are_torchs(backbone, norm, n, means, tmp_path):
     """Of a VoVNet with enough channels; the pictures' sides are no multiples of 32."""
     write_detector(tmp_path / "detector", backbone=backbone, pyramid_channels=128, norm=norm)
     network, _ = load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.1)
     model = detector_models(network, "f32")["front"]()
     assert kernels_in(model).get((3, 1), 0) == 4 * n
+    assert sum(node.get_type_name() == "ReduceMean" for node in model.get_ops()) == means
     picture = torch.randint(0, 256, (1, 3, 70, 100), dtype=torch.uint8)
     request = Request(compiled(lambda: model, F32, None).model)
     images, _ = network.transform([picture[0].float() / 255])
@@ -199,12 +201,13 @@ def test_a_detectors_maps_are_torchs(backbone, norm, n, tmp_path):
     assert (3, 1) not in kernels_in(sources["front"].model)
 
 
-@pytest.mark.parametrize("precision, amx, n", [("bf16", True, 0), ("bf16", False, 60), ("f32", True, 60), ("f32", False, 60)])
-def test_where_the_cpu_multiplies_in_tiles_convolutions_in_bf16_are_plain(precision, amx, n, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("runtime", "amx", "plain"), [(BF16, True, True), (BF16, False, False), (F32, True, False)])
+def test_where_the_cpu_multiplies_in_tiles_convolutions_in_bf16_are_plain(runtime, amx, plain, tmp_path, monkeypatch):
     monkeypatch.setattr(bbox_sub.openvino_engine, "cpu_has_amx", lambda: amx)
+    monkeypatch.setattr(bbox_sub.detector, "CompiledDetector", lambda network, makes, *_: makes)
     write_detector(tmp_path / "detector", backbone="ese_vovnet19b", pyramid_channels=128)
-    network, _ = load_detector(tmp_path / "detector", runtime=PLAIN, least_score=0.1)
-    assert kernels_in(detector_models(network, precision)["front"]()).get((3, 1), 0) == n
+    makes, _ = load_detector(tmp_path / "detector", runtime=runtime, least_score=0.1)
+    assert ((3, 1) not in kernels_in(makes["front"]())) == plain
 
 
 def test_a_detectors_boxes_are_torchs(tmp_path):

@@ -26,6 +26,7 @@ from shared.runtime import (
     Workers,
     choose_runtime,
     compiled,
+    cpu_has_amx,
     from_torch,
     on_device,
     openvino_core,
@@ -33,6 +34,7 @@ from shared.runtime import (
 from tests.conftest import PROJECT
 
 F32 = Runtime("openvino", "f32", "cpu", "")
+CPUINFO = Path("/proc/cpuinfo")
 
 HEARS_SIGNALS = """
 import gc, os, signal
@@ -237,6 +239,20 @@ def test_a_model_is_made_anew_where_its_description_is_another(change, made, tmp
         (tmp_path / "model.json").write_text(json.dumps(told))
         compiled(make, F32, Cache.of(tmp_path, "front", [Path(__file__)]))
     assert len(calls) == (2 if change else 1)
+
+
+def test_a_model_is_made_anew_where_the_cpu_multiplies_otherwise(made, tmp_path, monkeypatch):
+    make, calls = made
+    for amx in (True, True, False):
+        monkeypatch.setattr(shared.runtime, "cpu_has_amx", lambda amx=amx: amx)
+        compiled(make, F32, Cache(tmp_path, "front", {}))
+    assert len(calls) == 2
+
+
+@pytest.mark.skipif(not CPUINFO.is_file() or "flags" not in CPUINFO.read_text(), reason="no list of an x86 CPU's flags is here")
+def test_amx_is_found_where_the_kernel_names_it():
+    [flags, *_] = [line.split() for line in CPUINFO.read_text().splitlines() if line.startswith("flags")]
+    assert cpu_has_amx() == ("amx_bf16" in flags)
 
 
 def test_few_things_wait_for_the_workers_and_none_after_an_error(made, two_threads):
