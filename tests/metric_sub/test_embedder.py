@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from metric_sub.embedder import GeM, build_embedder, load_embedders, save_embedder
 from shared.config import Embed, Embedder
@@ -186,6 +187,14 @@ def test_residual_blocks_drawn_anew_begin_as_the_identity(model, shape, name):
         block.register_forward_hook(lambda _, given, found: same.append(torch.equal(given[0], found)))
     net(crops(2))
     assert len(same) == len(blocks) > 4 and all(same)
+
+
+def test_residual_blocks_that_scale_their_sums_stay_as_timm_draws_them(model, shape):
+    """A layer scale of 1e-5 makes them nearly the identity already; a norm's scale of 0 behind it would learn nothing."""
+    scaled = changed(model, backbone="mobilenetv4_hybrid_medium", pretrained=False)
+    net = build_embedder(scaled, shape, load_pretrained=True)
+    norms = [part for part in net.backbone.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) > 50 and all((norm.weight == 1).all() for norm in norms)
 
 
 def test_a_deep_network_drawn_anew_has_gradients_in_bf16(model, shape):
