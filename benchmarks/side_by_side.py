@@ -27,6 +27,7 @@ import numpy as np
 
 from shared.cli import use_threads
 from shared.errors import UserError
+from shared.machine import cpu_flags, made_with
 from shared.runtime import cpu_has_bf16, openvino_core
 
 FLAGS = (
@@ -51,6 +52,7 @@ LIBRARIES = (
 )
 SIDE = 1024  # rows and columns of the matrices that are multiplied
 BY_RUN_SH = ("GLIBC_TUNABLES", "OMP_WAIT_POLICY")  # what run.sh sets: huge pages, and threads that sleep while they wait
+OF_FAISS = ("OPENBLAS_CORETYPE",)  # said to be nothing, FAISS's BLAS chooses its kernels itself (metric_sub/faiss_kernels.py)
 MULTIPLICATIONS = 100  # of which the fastest counts: a limit, not a habit
 
 Prepare = Callable[[], Callable[[], object]]
@@ -134,10 +136,14 @@ class Child:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, threads, theirs), daemon=True)
         ours = {name: os.environ.pop(name) for name in BY_RUN_SH if as_it_comes and name in os.environ}
+        theirs_alone = {name: "" for name in OF_FAISS if as_it_comes and name not in os.environ}
+        os.environ.update(theirs_alone)
         try:
             self._process.start()
         finally:
             os.environ.update(ours)
+            for name in theirs_alone:
+                del os.environ[name]
         theirs.close()
         self._answer()
 
@@ -318,9 +324,6 @@ def publish(reports: Iterable[dict], path: Path | None) -> None:
 
 def machine_facts() -> dict:
     """CPU, cores that this process may use, flags, memory (bytes), load of the last minute, versions of libraries."""
-    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    said = dict(line.split(":", 1) for line in facts if ":" in line)
-    said = {key.strip(): value.strip() for key, value in said.items()}
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -328,9 +331,9 @@ def machine_facts() -> dict:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "cpu": said.get("model name", platform.machine()),
+        "cpu": made_with()["cpu"],
         "cores": len(os.sched_getaffinity(0)),
-        "flags": [flag for flag in FLAGS if flag in said.get("flags", "").split()],
+        "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load": os.getloadavg()[0],
         "versions": versions,

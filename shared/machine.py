@@ -47,6 +47,14 @@ def made_with() -> dict:
     }
 
 
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, in Linux's words (avx2, avx512f); empty where the system does not say, as on ARM."""
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -1,0 +1,37 @@
+"""FAISS, with the matrix kernels that this CPU can run."""
+
+import importlib
+import os
+from collections.abc import Set
+
+import numpy as np  # noqa: F401  before FAISS: numpy's own OpenBLAS is newer, and must choose for itself
+
+from shared.machine import cpu_flags
+
+CHOICE = "OPENBLAS_CORETYPE"  # OpenBLAS reads it once, as it is loaded
+KERNELS = {  # OpenBLAS's name for kernels -> Linux's for the instructions that they need; the widest first
+    "SkylakeX": {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"},
+    "Haswell": {"avx2", "fma"},
+}
+
+
+def import_faiss() -> None:
+    """Imports FAISS and has its OpenBLAS, where nobody has loaded it yet, take the kernels for what the CPU can do.
+
+    FAISS's wheel brings an OpenBLAS of 2021 (0.3.15), which knows CPUs by their model: on one that is younger it takes the kernels of a
+    Pentium 4, and searching takes five times as long. Who has set OPENBLAS_CORETYPE, to nothing even, is obeyed. FAISS with another
+    BLAS does not read it.
+    """
+    kernels = kernels_for(cpu_flags())
+    chosen = {CHOICE: kernels} if kernels and CHOICE not in os.environ else {}
+    os.environ.update(chosen)
+    try:
+        importlib.import_module("faiss")
+    finally:
+        for name in chosen:
+            del os.environ[name]  # other libraries' OpenBLAS and other programs choose for themselves
+
+
+def kernels_for(flags: Set[str]) -> str | None:
+    """OpenBLAS's name for the fastest kernels that a CPU with these flags runs; None where it is to choose for itself."""
+    return next((name for name, needed in KERNELS.items() if needed <= flags), None)
