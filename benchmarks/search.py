@@ -6,7 +6,7 @@ The vectors of ten photo boxes of an item, and of twenty frame boxes of a video,
 file by every side in a process of its own. `numpy` takes the largest product in blocks; `faiss.knn` and `IndexFlatL2` give one neighbour
 and check nothing; ours is exact to the float. Recall@1 is against numpy. In the second table a loop over pandas groups counts numpy's and
 FAISS's neighbours as votes, by the plain rule, and our counting ours. CPU ms, of all threads, say more on a machine that does other work.
-Numpy and FAISS run as they come, ours and the indexes as run.sh sets memory and threads. Peak memory counts the libraries and what of the
+Numpy and FAISS run as they come, ours and the indexes as run.sh sets memory and threads and with FAISS's kernels for this CPU. Peak memory counts the libraries and what of the
 file was read.
 """
 
@@ -17,18 +17,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pandas as pd
 
 from benchmarks.side_by_side import measure, publish, report_of
 from benchmarks.voting import PHOTO_BOXES, PLAIN, RULE, VIDEO_BOXES, box_table, match_by_loop
+from metric_sub.faiss_kernels import import_faiss
 from metric_sub.index import recall_against_exact, search_by
 from metric_sub.search import nearest
 from metric_sub.vote import cast_votes, match_items
 from shared.cli import use_threads
 from shared.config import Search
 
+faiss = import_faiss()  # with our choice of kernels, but in the sides that run as they come
 INDEXES = {  # factory string -> parameters
     "IVF256,Flat": {"nprobe": 16},
     "HNSW16": {"efSearch": 64},

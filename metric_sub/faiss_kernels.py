@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Set
+from types import ModuleType
 
 import numpy as np  # noqa: F401  before FAISS: numpy's own OpenBLAS is newer, and must choose for itself
 
@@ -15,8 +16,8 @@ KERNELS = {  # OpenBLAS's name for kernels -> Linux's for the instructions that 
 }
 
 
-def import_faiss() -> None:
-    """Imports FAISS and has its OpenBLAS, where nobody has loaded it yet, take the kernels for what the CPU can do.
+def import_faiss() -> ModuleType:
+    """FAISS; has its OpenBLAS, where nobody has loaded it yet, take the kernels for what the CPU can do.
 
     FAISS's wheel brings an OpenBLAS of 2021 (0.3.15), which knows CPUs by their model: on one that is younger it takes the kernels of a
     Pentium 4, and searching takes five times as long. Who has set OPENBLAS_CORETYPE, to nothing even, is obeyed. FAISS with another
@@ -26,7 +27,7 @@ def import_faiss() -> None:
     chosen = {CHOICE: kernels} if kernels and CHOICE not in os.environ else {}
     os.environ.update(chosen)
     try:
-        importlib.import_module("faiss")
+        return importlib.import_module("faiss")
     finally:
         for name in chosen:
             del os.environ[name]  # other libraries' OpenBLAS and other programs choose for themselves
