@@ -6,8 +6,8 @@ The vectors of ten photo boxes of an item, and of twenty frame boxes of a video,
 file by every side in a process of its own. `numpy` takes the largest product in blocks; `faiss.knn` and `IndexFlatL2` give one neighbour
 and check nothing; ours is exact to the float. Recall@1 is against numpy. In the second table a loop over pandas groups counts numpy's and
 FAISS's neighbours as votes, by the plain rule, and our counting ours. CPU ms, of all threads, say more on a machine that does other work.
-Numpy and FAISS run as they come, ours and the indexes as run.sh sets memory and threads and with FAISS's kernels for this CPU. Peak memory counts the libraries and what of the
-file was read.
+Numpy and FAISS run as they come, ours and the indexes as run.sh sets memory and threads and with FAISS's kernels for this CPU. Peak memory
+counts the libraries and what of the file was read.
 """
 
 import argparse
