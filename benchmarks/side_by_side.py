@@ -27,7 +27,7 @@ import numpy as np
 
 from shared.cli import use_threads
 from shared.errors import UserError
-from shared.machine import cpu_flags, made_with
+from shared.machine import cpu_flags, cpu_name
 from shared.runtime import cpu_has_bf16, openvino_core
 
 FLAGS = (
@@ -52,7 +52,7 @@ LIBRARIES = (
 )
 SIDE = 1024  # rows and columns of the matrices that are multiplied
 BY_RUN_SH = ("GLIBC_TUNABLES", "OMP_WAIT_POLICY")  # what run.sh sets: huge pages, and threads that sleep while they wait
-OF_FAISS = ("OPENBLAS_CORETYPE",)  # said to be nothing, FAISS's BLAS chooses its kernels itself (metric_sub/faiss_kernels.py)
+AS_IT_COMES = {"VID2SHOP_FAISS_KERNELS": "own"}  # what keeps metric_sub from choosing FAISS's kernels
 MULTIPLICATIONS = 100  # of which the fastest counts: a limit, not a habit
 
 Prepare = Callable[[], Callable[[], object]]
@@ -80,7 +80,7 @@ def measure(
     """Each side called `warm_up` times untimed and then once in each of the rounds, the sides in turns.
 
     In children each side has `threads` threads (0: every core), and what its calls give must be picklable; those that are to run
-    `as_they_come` have memory and threads as any program has them, the others as run.sh sets them.
+    `as_they_come` have memory, threads and FAISS's kernels as any program has them, the others as run.sh and metric_sub set them.
     """
     measured = {name: Measured() for name in sides}
     runners: dict[str, Child | _Here] = {}
@@ -135,15 +135,17 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, threads, theirs), daemon=True)
-        ours = {name: os.environ.pop(name) for name in BY_RUN_SH if as_it_comes and name in os.environ}
-        theirs_alone = {name: "" for name in OF_FAISS if as_it_comes and name not in os.environ}
-        os.environ.update(theirs_alone)
+        ours = dict(os.environ)
+        if as_it_comes:
+            for name in BY_RUN_SH:
+                os.environ.pop(name, None)
+            os.environ.update(AS_IT_COMES)
         try:
             self._process.start()
         finally:
+            for name in AS_IT_COMES.keys() - ours.keys():
+                os.environ.pop(name, None)
             os.environ.update(ours)
-            for name in theirs_alone:
-                del os.environ[name]
         theirs.close()
         self._answer()
 
@@ -331,7 +333,7 @@ def machine_facts() -> dict:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "cpu": made_with()["cpu"],
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

@@ -10,21 +10,24 @@ import numpy as np  # noqa: F401  before FAISS: numpy's own OpenBLAS is newer, a
 from shared.machine import cpu_flags
 
 CHOICE = "OPENBLAS_CORETYPE"  # OpenBLAS reads it once, as it is loaded
-KERNELS = {  # OpenBLAS's name for kernels -> Linux's for the instructions that they need; the widest first
-    "SkylakeX": {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"},
-    "Haswell": {"avx2", "fma"},
+OWN = ("VID2SHOP_FAISS_KERNELS", "own")  # a variable and its value that leave the choice to FAISS's OpenBLAS
+AVX2 = {"avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe"}
+KERNELS = {  # OpenBLAS's name for kernels -> Linux's for the instructions that they may have; the widest first
+    "SkylakeX": AVX2 | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"},
+    "Haswell": AVX2,
 }
 
 
 def import_faiss() -> ModuleType:
     """FAISS; has its OpenBLAS, where nobody has loaded it yet, take the kernels for what the CPU can do.
 
-    FAISS's wheel brings an OpenBLAS of 2021 (0.3.15), which knows CPUs by their model: on one that is younger it takes the kernels of a
-    Pentium 4, and searching takes five times as long. Who has set OPENBLAS_CORETYPE, to nothing even, is obeyed. FAISS with another
-    BLAS does not read it.
+    FAISS's wheel brings an OpenBLAS of 2021 (0.3.15), which knows CPUs by their model: on one that is younger it takes kernels of before
+    AVX, and searching takes five times as long. Once the wheel has one that knows today's CPUs, this can go. Who has set
+    OPENBLAS_CORETYPE is obeyed. FAISS with another BLAS does not read it.
     """
     kernels = kernels_for(cpu_flags())
-    chosen = {CHOICE: kernels} if kernels and CHOICE not in os.environ else {}
+    left_alone = CHOICE in os.environ or os.environ.get(OWN[0]) == OWN[1]
+    chosen = {CHOICE: kernels} if kernels and not left_alone else {}
     os.environ.update(chosen)
     try:
         return importlib.import_module("faiss")

@@ -40,15 +40,16 @@ def made_with() -> dict:
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "gpus": _gpus(),
     }
 
 
+@functools.cache
 def cpu_flags() -> frozenset[str]:
-    """What the CPU can do, in Linux's words (avx2, avx512f); empty where the system does not say, as on ARM."""
+    """What an x86 CPU can do, in Linux's words (avx2, avx512f); empty for others, and where the system does not say."""
     for line in _lines(Path("/proc/cpuinfo")):
         if line.startswith("flags"):
             return frozenset(line.partition(":")[2].split())
@@ -80,7 +81,8 @@ def _commit() -> str | None:
     return told.stdout.strip() or None
 
 
-def _cpu() -> str | None:
+def cpu_name() -> str | None:
+    """The CPU's model, or else its kind (x86_64); None where neither is known."""
     for line in _lines(Path("/proc/cpuinfo")):
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

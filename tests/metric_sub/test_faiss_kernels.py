@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from metric_sub.faiss_kernels import CHOICE, kernels_for
+from metric_sub.faiss_kernels import CHOICE, OWN, kernels_for
 from shared.machine import cpu_flags
 
-AVX2 = {"sse2", "avx", "avx2", "fma"}
+AVX2 = {"sse2", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe"}
 AVX512 = AVX2 | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 TELL = """
 import json, os, threadpoolctl
@@ -19,13 +19,16 @@ print(json.dumps([{each["filepath"].split("/")[-2]: each["architecture"] for eac
 """
 
 
-def kernels_loaded_by(module: str, **variables: str) -> tuple[dict[str, str], str | None]:
-    """{folder of an OpenBLAS: its kernels} of a process that has imported the module, and the choice in its environment."""
-    environment = {name: value for name, value in os.environ.items() if name != CHOICE} | variables
-    told = subprocess.run(
-        [sys.executable, "-c", f"import {module}\n{TELL}"], env=environment, capture_output=True, text=True, check=True
-    )
-    return tuple(json.loads(told.stdout))
+def kernels_loaded_by(module: str, flags: set[str], **variables: str) -> tuple[dict[str, str], str | None]:
+    """{folder of an OpenBLAS: its kernels} of a process on a CPU of these flags that imports the module; OPENBLAS_CORETYPE after it."""
+    environment = {name: value for name, value in os.environ.items() if name not in (CHOICE, OWN[0])} | variables
+    code = f"import shared.machine\nshared.machine.cpu_flags = lambda: {flags}\nimport {module}\n{TELL}"
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    loaded, left = json.loads(told.stdout)
+    if not cpu_flags() >= AVX2 or (module != "numpy" and "faiss_cpu.libs" not in loaded):
+        pytest.skip("FAISS here has another BLAS, or the CPU no AVX2")
+    return loaded, left
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,7 @@ def kernels_loaded_by(module: str, **variables: str) -> tuple[dict[str, str], st
     [
         (set(), None),  # ARM's flags have other names
         ({"sse2", "avx", "fma"}, None),
+        (AVX512 - {"bmi2"}, None),  # a virtual machine that hides some
         (AVX2, "Haswell"),
         (AVX2 | {"avx512f", "avx512cd"}, "Haswell"),  # Knights Landing
         (AVX512, "SkylakeX"),
@@ -44,16 +48,22 @@ def test_kernels_by_what_the_cpu_can_do(flags, kernels):
 
 
 @pytest.mark.parametrize("module", ["metric_sub.search", "metric_sub.evaluate"])  # the second has pytorch-metric-learning first
-def test_faiss_has_the_kernels_of_this_cpu_and_numpy_its_own(module):
-    (of_numpy, _), (loaded, left) = kernels_loaded_by("numpy"), kernels_loaded_by(module)
-    if "faiss_cpu.libs" not in loaded or kernels_for(cpu_flags()) is None:
-        pytest.skip("FAISS here has another BLAS, or the CPU no AVX2")
-    assert loaded["faiss_cpu.libs"] == kernels_for(cpu_flags()) and left is None
+def test_faiss_has_the_kernels_chosen_and_numpy_its_own(module):
+    (of_numpy, _), (loaded, left) = kernels_loaded_by("numpy", AVX2), kernels_loaded_by(module, AVX2)
+    assert loaded["faiss_cpu.libs"] == "Haswell" and left is None
     assert loaded.items() >= of_numpy.items()
 
 
+def test_faiss_has_the_widest_kernels_that_this_cpu_runs():
+    loaded, _ = kernels_loaded_by("metric_sub.search", set(cpu_flags()))
+    assert loaded["faiss_cpu.libs"] == ("SkylakeX" if cpu_flags() >= AVX512 else "Haswell")
+
+
 def test_a_choice_that_was_made_is_obeyed():
-    loaded, left = kernels_loaded_by("metric_sub.search", OPENBLAS_CORETYPE="Nehalem")
-    if "faiss_cpu.libs" not in loaded:
-        pytest.skip("FAISS here has another BLAS")
+    loaded, left = kernels_loaded_by("metric_sub.search", AVX2, OPENBLAS_CORETYPE="Nehalem")
     assert loaded["faiss_cpu.libs"] == left == "Nehalem"
+
+
+def test_the_choice_can_be_left_to_faiss():
+    by_itself, _ = kernels_loaded_by("faiss", AVX2)
+    assert kernels_loaded_by("metric_sub.search", AVX2, **dict([OWN]))[0]["faiss_cpu.libs"] == by_itself["faiss_cpu.libs"]
