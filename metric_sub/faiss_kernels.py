@@ -5,8 +5,6 @@ import os
 from collections.abc import Set
 from types import ModuleType
 
-import numpy as np  # noqa: F401  before FAISS: numpy's own OpenBLAS is newer, and must choose for itself
-
 from shared.machine import cpu_flags
 
 CHOICE = "OPENBLAS_CORETYPE"  # OpenBLAS reads it once, as it is loaded
@@ -25,6 +23,7 @@ def import_faiss() -> ModuleType:
     AVX, and searching takes five times as long. Once the wheel has one that knows today's CPUs, this can go. Who has set
     OPENBLAS_CORETYPE is obeyed. FAISS with another BLAS does not read it.
     """
+    importlib.import_module("numpy")  # which FAISS imports: its own OpenBLAS is newer, and must choose for itself
     kernels = kernels_for(cpu_flags())
     left_alone = CHOICE in os.environ or os.environ.get(OWN[0]) == OWN[1]
     chosen = {CHOICE: kernels} if kernels and not left_alone else {}

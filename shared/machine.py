@@ -1,4 +1,4 @@
-"""What a file was made with: versions, commit, hardware. On record beside it, in no fingerprint."""
+"""The machine, and what a file was made with: versions, commit, hardware. On record beside it, in no fingerprint."""
 
 import functools
 import importlib.metadata

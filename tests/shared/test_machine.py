@@ -1,13 +1,14 @@
-"""What manifests say of where they were made."""
+"""The CPU's flags, and what manifests say of where they were made."""
 
 import importlib.metadata
 import os
 import subprocess
 
+import pytest
 import torch
 
 import shared.machine
-from shared.machine import made_with
+from shared.machine import cpu_flags, made_with
 from shared.weights import read_description, save_weights
 from shared.work import Step
 
@@ -18,6 +19,18 @@ def test_versions_commit_and_hardware(monkeypatch):
     assert told["packages"]["pyarrow"] == importlib.metadata.version("pyarrow")
     assert told["vid2shop"] == "0.1.0" or told["vid2shop"].count(".") == 2
     assert told["cores"] == len(os.sched_getaffinity(0)) and told["memory_gb"] > 0 and told["cpu"]
+
+
+def test_flags_are_those_that_torch_sees():
+    seen = torch.cpu.get_capabilities()
+    pairs = {"avx2": "avx2", "avx512f": "avx512_f", "avx512bw": "avx512_bw", "amx_bf16": "amx_bf16"}  # Linux's name, torch's
+    assert {ours: ours in cpu_flags() for ours in pairs} == {ours: bool(seen.get(theirs)) for ours, theirs in pairs.items()}
+
+
+@pytest.mark.parametrize("said", [[], ["processor : 0", "Features : fp asimd"]])  # no such file; ARM's
+def test_a_cpu_that_tells_no_flags_has_none(said, monkeypatch):
+    monkeypatch.setattr("shared.machine._lines", lambda _: said)
+    assert cpu_flags.__wrapped__() == frozenset()
 
 
 def test_the_commit_is_the_checkouts_or_the_images(monkeypatch, tmp_path):
