@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import signal
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -10,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shared.errors import UserError
+from shared.files import remove_leftovers
 from shared.weights import fill_backbone, load_weights, read_description, read_state, save_weights
 
 BACKBONE = "resnet10t"
@@ -27,6 +31,25 @@ def equal(a, b):
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
+CUT_OFF = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from shared.weights import save_weights
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Linux's for a file that grows past the limit: the process ends there
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+save_weights(Path(sys.argv[1]), torch.nn.Linear(100, 100), {})
+"""
+
+
+def test_what_a_killed_process_was_writing_is_found_and_removed(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", CUT_OFF, tmp_path], check=False)
+    assert ended.returncode == -signal.SIGXFSZ and len(list(tmp_path.iterdir())) == 1
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_come_back_exactly_with_their_description(tmp_path):
     model = model_of(0).to(memory_format=torch.channels_last)
     save_weights(tmp_path / "model", model, {"kind": "x", "metrics": {"mAP": 0.5}, "architecture": {}})
@@ -34,6 +57,8 @@ def test_weights_come_back_exactly_with_their_description(tmp_path):
     assert not equal(model, other)
     load_weights(tmp_path / "model", other)
     assert equal(model, other)
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1  # a container of another user reads the weights as it reads model.json
     description = read_description(tmp_path / "model")
     assert description["kind"] == "x" and description["metrics"] == {"mAP": 0.5} and len(description["sha256"]) == 64
 
